@@ -1,0 +1,154 @@
+"""What the scheduler knows about a request while it lives.
+
+A `Request` asks for one or more choices; each choice is a `Sequence`: the prompt, followed by the
+tokens generated so far. There is no prefill phase and no decode phase, only two numbers: `total`
+tokens are known, and the keys and values of the first `computed` of them are in the cache. A step
+moves `computed` towards `total`; when it arrives, one new token is sampled and `total` grows by one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from deepseek.core.engine import FinishReason, Request, Usage
+from deepseek.engine.blocks import BlockKey, block_key
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Rank(NamedTuple):
+    """A fixed total order of importance; smaller goes first.
+
+    `urgency` is priority x ageing + arrival, in seconds: one step of priority is worth `ageing_s`
+    seconds of waiting, so nothing waits for ever, and the order of two sequences never changes.
+    """
+
+    urgency: float
+    order: int
+
+
+class Sequence:
+    """One choice of a request on the scheduler's side.
+
+    token_ids: prompt, then output. blocks: its block table, int32. computed: tokens whose keys and
+    values are in the cache. served: the most tokens ever computed, which a tenant has paid for.
+    cached_tokens: tokens of the prompt found in the prefix cache when it was first admitted.
+    """
+
+    __slots__ = (
+        "_keys",
+        "blocks",
+        "cached_tokens",
+        "choice",
+        "computed",
+        "finish_reason",
+        "rank",
+        "served",
+        "state",
+        "status",
+        "token_ids",
+    )
+
+    def __init__(self, state: RequestState, choice: int, rank: Rank) -> None:
+        self.state = state
+        self.choice = choice
+        self.rank = rank
+        self.token_ids: list[int] = list(state.request.prompt_ids)
+        self.blocks: array[int] = array("i")
+        self.computed = 0
+        self.served = 0
+        self.cached_tokens: int | None = None
+        self.status = Status.WAITING
+        self.finish_reason: FinishReason | None = None
+        self._keys: list[BlockKey] = []
+
+    def __repr__(self) -> str:
+        return (
+            f"Sequence({self.request.id!r}, choice={self.choice}, {self.status.value}, "
+            f"computed={self.computed}/{self.total}, blocks={len(self.blocks)})"
+        )
+
+    @property
+    def request(self) -> Request:
+        return self.state.request
+
+    @property
+    def total(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.state.request.prompt_ids)
+
+    @property
+    def generated(self) -> int:
+        return len(self.token_ids) - len(self.state.request.prompt_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.token_ids[self.prompt_tokens :]
+
+    def keys(self, count: int, block_size: int) -> Iterator[BlockKey]:
+        """The cache keys of the first `count` full blocks, hashed only as far as the caller reads."""
+        for index in range(count):
+            yield self.key(index, block_size)
+
+    def key(self, index: int, block_size: int) -> BlockKey:
+        """The cache key of full block `index`. Kept, because tokens are only ever appended."""
+        keys = self._keys
+        while len(keys) <= index:
+            parent = keys[-1].digest if keys else self.state.cache_root
+            start = len(keys) * block_size
+            keys.append(block_key(parent, tuple(self.token_ids[start : start + block_size])))
+        return keys[index]
+
+    def forget_keys(self) -> None:
+        """After a change of the cache root."""
+        self._keys.clear()
+
+
+class RequestState:
+    """One live request: its sequences, one a choice, and how it ended.
+
+    Choices after the first are held back until the first has computed the part of the prompt that
+    fills whole blocks; they then find it in the prefix cache.
+    """
+
+    __slots__ = ("arrival", "cache_root", "error", "held", "request", "seed", "sequences", "started")
+
+    def __init__(
+        self, request: Request, *, arrival: float, seed: int, order: int, ageing_s: float, cache_root: bytes
+    ) -> None:
+        self.request = request
+        self.arrival = arrival
+        self.seed = seed
+        self.cache_root = cache_root
+        self.started = False
+        self.error: str | None = None
+        urgency = request.priority * ageing_s + arrival
+        self.sequences = [Sequence(self, choice, Rank(urgency, order + choice)) for choice in range(request.sampling.n)]
+        self.held: list[Sequence] = self.sequences[1:]
+
+    @property
+    def finished(self) -> bool:
+        return all(sequence.status is Status.FINISHED for sequence in self.sequences)
+
+    @property
+    def reasons(self) -> tuple[FinishReason, ...]:
+        """Why each choice ended. Complete once `finished`."""
+        return tuple(sequence.finish_reason for sequence in self.sequences if sequence.finish_reason is not None)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=len(self.request.prompt_ids),
+            completion_tokens=sum(sequence.generated for sequence in self.sequences),
+            cached_tokens=self.sequences[0].cached_tokens or 0,
+        )
