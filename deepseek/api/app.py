@@ -1,0 +1,173 @@
+"""The application: which routes there are, what wraps them, how errors look, and the OpenAPI description of it all.
+
+FastAPI routes and describes; bodies are read and answers are written by our own code, because a
+stream must stop within one step and a frame must cost microseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from deepseek.api import probes
+from deepseek.api.dialects import generate, openai
+from deepseek.api.middleware import Envelope, speaks_openai
+from deepseek.api.pages import page_endpoint
+from deepseek.api.problems import PROBLEM_MEDIA_TYPE, Problem, ProblemModel, problem_of
+from deepseek.api.scopes import Scope, needs, scope_of
+from deepseek.api.state import ServerState
+from deepseek.api.wire import dump_json
+from deepseek.core.errors import ConfigError, DeepSeekError, EngineError
+
+log = logging.getLogger("deepseek.api")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+BODY_ERRORS = (400, 404, 408, 413, 415, 422, 429, 500, 503)
+DESCRIPTION = """Errors are problem documents (RFC 9457). On the OpenAI-compatible routes they also carry `error`.
+
+A stream ends with a frame that names the finish reason and the usage; if something fails after the first
+frame, with an `event: error` frame that holds a problem document. Leaving early stops the work."""
+
+
+def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> FastAPI:
+    """The ASGI application over one engine.
+
+    pages: URL path -> static file, served as they are (the console's pages, from a floor above).
+    The engine is closed when the application's lifespan ends. Raises ConfigError for an unreadable page.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await state.lifecycle.check()
+        yield
+        await state.lifecycle.close()
+
+    app = FastAPI(
+        title="DeepSeek Stack",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # FastAPI's own pages load scripts from a CDN; the description is served by a route of ours.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.server = state
+    app.add_middleware(Envelope, metrics=state.metrics)
+    app.add_exception_handler(Problem, _show_problem)
+    app.add_exception_handler(DeepSeekError, _show_problem)
+    app.add_exception_handler(HTTPException, _show_http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_there)
+
+    _post(app, "/v1/generate", generate.generate, "GenerateRequest", generate.GenerateResponse)
+    _post(app, "/v1/chat/completions", openai.chat_completions, "ChatRequest", openai.ChatResponse)
+    _get(app, "/v1/models", openai.list_models, {200: {"model": openai.ModelList}})
+    _get(app, "/healthz", probes.healthz, {200: {"model": probes.Health}})
+    _get(app, "/readyz", probes.readyz, {200: {"model": probes.Health}, **_problems(503)})
+    _get(app, "/metrics", probes.metrics, {200: {"content": {"text/plain": {}}, "description": "Prometheus text"}})
+    document = dump_json(_describe(app))
+
+    @needs(Scope.PUBLIC)
+    async def openapi_document(request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    app.add_route("/openapi.json", openapi_document, methods=["GET"], include_in_schema=False)
+    for path, file in (pages or {}).items():
+        app.add_route(path, page_endpoint(file), methods=["GET"], include_in_schema=False)
+    for route in app.routes:
+        if scope_of(route) is None:
+            raise ConfigError(
+                "a route declares no scope", where=getattr(route, "path", route), fix="mark it with needs(Scope...)"
+            )
+    return app
+
+
+def _get(app: FastAPI, path: str, endpoint: Endpoint, responses: dict[int | str, dict[str, Any]]) -> None:
+    app.add_api_route(
+        path, endpoint, methods=["GET"], responses=responses, response_class=Response, response_model=None
+    )
+
+
+def _post(app: FastAPI, path: str, endpoint: Endpoint, body: str, answer: type) -> None:
+    # Each server-sent event, in OpenAPI 3.2's words (`itemSchema`), which tools read in 3.1 documents too.
+    frame = {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "event": {"enum": ["message", "error"]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    }
+    ok = {"model": answer, "content": {"text/event-stream": {"itemSchema": frame}}}
+    app.add_api_route(
+        path,
+        endpoint,
+        methods=["POST"],
+        responses={200: ok, **_problems(*BODY_ERRORS)},
+        response_class=Response,
+        response_model=None,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}},
+            }
+        },
+    )
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemModel"}}}
+    return {status: {"description": "A problem document", "content": content} for status in statuses}
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1, with the models of bodies and problems that FastAPI does not see."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    _, models = models_json_schema(
+        [(generate.GenerateRequest, "validation"), (openai.ChatRequest, "validation"), (ProblemModel, "validation")],
+        ref_template="#/components/schemas/{model}",
+    )
+    document.setdefault("components", {}).setdefault("schemas", {}).update(models["$defs"])
+    return document
+
+
+async def _show_problem(request: Request, error: Exception) -> Response:
+    state: ServerState = request.app.state.server
+    request_id: str = request.scope["deepseek.request_id"]
+    if isinstance(error, EngineError):
+        log.error("%s: %s", request_id, error)
+    problem = problem_of(error, retry_after_s=state.engine.load().oldest_wait_s)
+    return problem.response(instance=request_id, openai=speaks_openai(request.url.path))
+
+
+async def _show_http_error(request: Request, error: Exception) -> Response:
+    """The router's own refusals: no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        problem = Problem(
+            "method-not-allowed", f"{path} takes {allowed}, not {request.method}.", headers={"Allow": allowed}
+        )
+    elif error.status_code == 404:
+        problem = Problem("not-found", f"There is nothing at {path}.")
+    else:
+        problem = Problem("malformed-request", "The request cannot be read.")
+    return await _show_problem(request, problem)
+
+
+async def _nobody_there(request: Request, error: Exception) -> Response:
+    """The client left while its body was being read; nobody will see this."""
+    return Response(status_code=400)

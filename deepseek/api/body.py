@@ -1,0 +1,97 @@
+"""Read a JSON body without trusting it: its type, its size while it arrives, its time, its JSON, its fields."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from deepseek.api.problems import FieldError, Problem, invalid_fields
+from deepseek.api.state import ApiSettings
+
+T = TypeVar("T")
+
+
+async def read_model(request: Request, model: TypeAdapter[T], settings: ApiSettings) -> T:
+    """The body as a model. Raises Problem: 415, 413 (before reading further), 408, 400 or 422."""
+    _require_json(request)
+    body = await _read(request, settings)
+    try:
+        return model.validate_json(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+        if details[0]["type"] != "json_invalid":
+            raise invalid_fields(details) from None
+        raise _malformed(body, details[0]["msg"]) from None
+
+
+def _require_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise Problem(
+            "unsupported-media-type",
+            f"Send the body as application/json; found {media_type[:80] or 'no Content-Type'}.",
+            headers={"Accept-Post": "application/json"},
+        )
+
+
+async def _read(request: Request, settings: ApiSettings) -> bytes:
+    limit = settings.max_body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise Problem("body-timeout", f"The body did not arrive within {settings.body_timeout_s:g} s.") from None
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("body-too-large", f"The body may have at most {limit} bytes.")
+
+
+def _malformed(body: bytes, reason: str) -> Problem:
+    """400 for broken JSON; 422 where the JSON is fine but a string holds half a surrogate pair, which is no text."""
+    try:
+        path = next(_surrogates(json.loads(body), ""), None)
+    except (ValueError, RecursionError):
+        path = None
+    if path is None:
+        return Problem("malformed-json", reason.removeprefix("Invalid JSON: ").capitalize() + ".")
+    expected = "Unicode text; half of a surrogate pair is not a character"
+    return Problem("invalid-request", f"{path}: expected {expected}", (FieldError(path, expected=expected),))
+
+
+def _surrogates(value: object, path: str) -> Iterator[str]:
+    stack: list[tuple[str, object]] = [(path, value)]
+    while stack:
+        where, item = stack.pop()
+        if isinstance(item, str):
+            if not item.isascii() and any("\ud800" <= char <= "\udfff" for char in item):
+                yield where or "body"
+        elif isinstance(item, list):
+            stack.extend((f"{where}.{index}".lstrip("."), entry) for index, entry in enumerate(item))
+        elif isinstance(item, dict):
+            for key, entry in item.items():
+                shown_key = key.encode("ascii", "replace").decode()[:80]
+                stack.append((f"{where}.{shown_key}".lstrip("."), entry))
+                stack.append((where, key))

@@ -1,0 +1,65 @@
+"""Field types the dialects share. Types are strict (no text for a number), and nothing unknown is ignored."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from deepseek.core.sampling import MAX_SEED, MAX_STOP_STRINGS
+
+MAX_STOP_CHARS = 1024
+MAX_NAME_CHARS = 256
+
+
+class StrictModel(BaseModel):
+    """A body or a part of one: exact types, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Model = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, description="A name that /v1/models lists.")]
+MaxTokens = Annotated[
+    int, Field(ge=1, description="Tokens to generate at most. Default: 256, or what the context leaves.")
+]
+Temperature = Annotated[float, Field(ge=0, le=100, description="0 takes the most probable token. Default: 1.")]
+TopP = Annotated[
+    float, Field(gt=0, le=1, description="Keep the smallest set of tokens this probable together. Default: 1.")
+]
+TopK = Annotated[
+    int, Field(ge=0, le=2**31 - 1, description="Keep the k most probable tokens; 0 keeps all. Default: 0.")
+]
+Seed = Annotated[
+    int, Field(ge=0, le=MAX_SEED, description="Same seed, same answer. Default: drawn, and told in the x-seed header.")
+]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+StopStrings = Annotated[
+    list[StopString], Field(max_length=MAX_STOP_STRINGS, description="Strings that end the text; never part of it.")
+]
+
+
+class Only:
+    """Annotates a field that exists elsewhere: null and its neutral values are taken, the rest is refused by name."""
+
+    def __init__(self, *neutral: object) -> None:
+        self._neutral = neutral
+        self._allowed = " or ".join(json.dumps(value) for value in (*neutral, None))
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, core_schema.any_schema())
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"enum": [*self._neutral, None], "description": f"Not supported yet: {self._allowed} only."}
+
+    def _check(self, value: object) -> object:
+        # bool is an int in Python, so True would pass for 1.
+        if value is None or any(
+            value == item and isinstance(value, bool) == isinstance(item, bool) for item in self._neutral
+        ):
+            return value
+        raise PydanticCustomError(
+            "unsupported", "{allowed}; anything else is not supported yet", {"allowed": self._allowed}
+        )

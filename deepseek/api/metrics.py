@@ -1,0 +1,114 @@
+"""Prometheus metrics of one server, in a registry of its own. Labels come from fixed sets: their number is bounded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from deepseek.core.engine import Engine, Finish, Tokens
+
+# Seconds. One millisecond (a tiny model's token) to a minute (a long prefill on a processor).
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+TOKEN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The instruments. `render()` is what /metrics answers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_LoadCollector(engine))
+        self.first_token = Histogram(
+            "deepseek_time_to_first_token_seconds",
+            "From a request's arrival to its first token.",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.inter_token = Histogram(
+            "deepseek_inter_token_seconds",
+            "Between two tokens of one request.",
+            buckets=TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+        self.request_time = Histogram(
+            "deepseek_request_seconds",
+            "From a request's arrival to its end.",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.prompt_tokens = Counter(
+            "deepseek_prompt_tokens", "Prompt tokens of ended requests.", registry=self.registry
+        )
+        self.completion_tokens = Counter("deepseek_completion_tokens", "Tokens generated.", registry=self.registry)
+        self.finished = Counter(
+            "deepseek_finished_requests",
+            "Requests by the reason they ended; client_gone is a client that left or read too slowly.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.http_requests = Counter(
+            "deepseek_http_requests",
+            "Answers by route and status; 499 is a client that left before one.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class RequestMeter:
+    """Times one request against the instruments. `arrived` is on time.perf_counter."""
+
+    __slots__ = ("_arrived", "_last", "_metrics")
+
+    def __init__(self, metrics: Metrics, arrived: float) -> None:
+        self._metrics = metrics
+        self._arrived = arrived
+        self._last: float | None = None
+
+    def tokens(self, event: Tokens) -> None:
+        count = len(event.token_ids)
+        if not count:
+            return
+        now = time.perf_counter()
+        if self._last is None:
+            self._metrics.first_token.observe(now - self._arrived)
+        else:
+            self._metrics.inter_token.observe((now - self._last) / count)
+        self._last = now
+        self._metrics.completion_tokens.inc(count)
+
+    def finish(self, event: Finish) -> None:
+        self._metrics.prompt_tokens.inc(event.usage.prompt_tokens)
+        self._metrics.request_time.observe(time.perf_counter() - self._arrived)
+        for reason in event.reasons:
+            self._metrics.finished.labels(reason).inc()
+
+    def client_gone(self) -> None:
+        self._metrics.finished.labels("client_gone").inc()
+
+
+class _LoadCollector:
+    """Reads the engine's load when scraped, so nothing is updated in between."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        load = self._engine.load()
+        for name, text, value in (
+            ("waiting_requests", "Requests in the queue.", load.waiting),
+            ("running_requests", "Requests being computed.", load.running),
+            ("oldest_wait_seconds", "Waiting time of the oldest request in the queue.", load.oldest_wait_s),
+            ("kv_blocks_used", "Key-value cache blocks held.", load.blocks_used),
+            ("kv_blocks", "Key-value cache blocks there are.", load.blocks_total),
+            ("kv_use_ratio", "Share of the key-value cache in use.", load.kv_use),
+        ):
+            yield GaugeMetricFamily(f"deepseek_{name}", text, value=float(value))
+
+    def describe(self) -> Iterable[Metric]:
+        return ()

@@ -1,0 +1,41 @@
+"""Every route says what a caller must be allowed to do; one that does not is refused."""
+
+from pathlib import Path
+
+import pytest
+from api_support import quick, state_of
+from starlette.requests import Request
+from starlette.responses import Response
+
+from deepseek.api import create_app
+from deepseek.api.scopes import Scope, scope_of
+from deepseek.core.errors import ConfigError
+
+# The routes anyone may use, one by one: adding a line here is a decision.
+OPEN = {"/healthz", "/readyz", "/openapi.json", "/"}
+
+
+def test_every_route_declares_a_scope_and_only_the_listed_ones_are_public(tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("<!doctype html>")
+    scopes = {route.path: scope_of(route) for route in create_app(state_of(quick()), {"/": page}).routes}
+    assert None not in scopes.values()
+    assert {path for path, scope in scopes.items() if scope is Scope.PUBLIC} == OPEN
+    assert {path for path, scope in scopes.items() if scope is Scope.INFER} == {"/v1/generate", "/v1/chat/completions"}
+
+
+def test_an_undeclared_route_is_refused_when_the_application_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def undeclared(request: Request) -> Response:
+        return Response()
+
+    monkeypatch.setattr("deepseek.api.app.probes.healthz", undeclared)
+    with pytest.raises(ConfigError, match="/healthz"):
+        create_app(state_of(quick()))
+
+
+def test_a_page_that_cannot_be_read_is_refused_when_the_application_is_made(tmp_path: Path) -> None:
+    for file in (tmp_path / "missing.html", tmp_path / "program.exe"):
+        with pytest.raises(ConfigError, match=file.name):
+            create_app(state_of(quick()), {"/": file})
