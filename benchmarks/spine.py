@@ -1,4 +1,4 @@
-"""The spine's claims: a server that is soon ready and soon answers, and a model that runs faster than transformers runs it.
+"""The spine's claims: a server that is soon ready and soon answers, and a model that outruns transformers.
 
     start    `deepseek serve --model builtin`: seconds until /readyz says yes, for a start that is not the first on this
              machine, and milliseconds from sending a 20-token prompt to the first text at the client

@@ -11,7 +11,7 @@ _LISTS = ("--served-model-name",)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the `deepseek` command. Ends in SystemExit: 0 done, 2 a mistake, 130 interrupted."""
+    """Entry point of the `deepseek` command. Ends in SystemExit: 0 done, 1 nobody reads, 2 a mistake, 130 interrupted."""
     from deepseek.cli.app import run_command
     from deepseek.core.errors import DeepSeekError
 
@@ -25,7 +25,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails again
-        code = 0
+        code = 1
     sys.exit(code)
 
 

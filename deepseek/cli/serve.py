@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -22,6 +23,8 @@ def run(
     model: str, options: EngineOptions, *, names: Sequence[str] | None, host: str, port: int, grace_s: float
 ) -> None:
     """Blocks until the server was stopped. Raises DeepSeekError for whatever keeps it from starting."""
+    # A drained server has done what it was told: SIGTERM ends it as Ctrl-C does, with exit code 0.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = Console(stderr=True)
     bind(host, port).close()  # a port in use is said before a large model is loaded
     with screen.status(Text(f"loading {model}")):

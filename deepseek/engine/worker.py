@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from deepseek.core.errors import ConfigError
 from deepseek.engine.plan import StepPlan
@@ -46,13 +48,18 @@ class Worker:
     def run(self, plan: StepPlan) -> Sampled:
         context = Paged(
             cache=self.cache,
-            positions=torch.from_numpy(plan.positions),
-            slots=torch.from_numpy(plan.slots),
-            seq_of_token=torch.from_numpy(plan.seq_of_token.astype(np.int32)),
-            block_tables=torch.from_numpy(plan.block_tables),
+            positions=_tensor(plan.positions),
+            slots=_tensor(plan.slots),
+            seq_of_token=_tensor(plan.seq_of_token.astype(np.int32)),
+            block_tables=_tensor(plan.block_tables),
             block_size=self.block_size,
         )
-        hidden = self.model(torch.from_numpy(plan.token_ids), context)
+        hidden = self.model(_tensor(plan.token_ids), context)
         if not plan.num_rows:
             return Sampled([], [])
-        return sample(self.model.logits(hidden[torch.from_numpy(plan.rows)]), plan.sampling)
+        return sample(self.model.logits(hidden[_tensor(plan.rows)]), plan.sampling)
+
+
+def _tensor(array: npt.NDArray[np.int32] | npt.NDArray[np.int64]) -> Tensor:
+    # A plan read from bytes is read-only, which torch has no notion of.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -23,7 +23,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _OTHER_FORMATS = ("*.bin", "*.pth", "*.pt", "*.gguf")
 _ELEMENT_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-_SMALLEST_WINDOW_BYTES, _LARGEST_WINDOW_BYTES = 2 * 2**20, 64 * 2**20
+_SMALLEST_WINDOW_BYTES, _LARGEST_WINDOW_BYTES = 2**18, 64 * 2**20
 _ROW_BLOCK = 128  # what FP8 scales and the kernels' layouts can be cut at
 
 
@@ -125,7 +125,7 @@ def _shard_names(index: Path) -> list[str]:
 
 
 class Reader:
-    """Reads tensors by name through a memory map that is dropped whenever about a hundredth of all bytes went through it.
+    """Reads tensors by name through a memory map that is dropped whenever a 256th of all bytes went through it.
 
     What it returns is a view of the map: copy what is to be kept, and let the view go before the next one.
     """
@@ -136,7 +136,7 @@ class Reader:
         self._handle: Any = None
         self._mapped = 0
         total = sum(entry.nbytes for entry in entries.values())
-        self._window = min(max(total // 100, _SMALLEST_WINDOW_BYTES), _LARGEST_WINDOW_BYTES)
+        self._window = min(max(total // 256, _SMALLEST_WINDOW_BYTES), _LARGEST_WINDOW_BYTES)
 
     def __enter__(self) -> Reader:
         return self

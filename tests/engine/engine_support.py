@@ -198,7 +198,9 @@ class GatedWorker:
         assert self.entered.acquire(timeout=PATIENCE_S), "no step began"
 
 
-def scripted_loop(worker: StepWorker, table: ByteTable | None = None, **changes: int | bool | frozenset[int]) -> EngineLoop:
+def scripted_loop(
+    worker: StepWorker, table: ByteTable | None = None, **changes: int | bool | frozenset[int]
+) -> EngineLoop:
     return EngineLoop(worker, table or ByteTable(), scheduler_config(**changes), vocab_size=VOCABULARY)
 
 
@@ -213,7 +215,9 @@ def spelling_worker(text: str, prompt_tokens: int) -> ScriptedWorker:
     return ScriptedWorker(token)
 
 
-def request(name: str = "r", prompt: Sequence[int] = (1, 2, 3), deadline: float | None = None, **sampling: object) -> Request:
+def request(
+    name: str = "r", prompt: Sequence[int] = (1, 2, 3), deadline: float | None = None, **sampling: object
+) -> Request:
     params = SamplingParams(**({"temperature": 0.0, "max_tokens": 8} | sampling))  # type: ignore[arg-type]
     return Request(name, tuple(prompt), params, deadline=deadline)
 

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from engine_support import KINDS, VOCABULARY, Inbox, Kind, model_loop, random_ids, request, run, scheduler_config, tiny_model
+from engine_support import (
+    KINDS,
+    VOCABULARY,
+    Inbox,
+    Kind,
+    model_loop,
+    random_ids,
+    request,
+    run,
+    scheduler_config,
+    tiny_model,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,14 +43,20 @@ def one_thread() -> Iterator[None]:
     kernels.set_num_threads(before)
 
 
-def target(length: int = 37, seed: int = 5, tokens: int = 24, **sampling: object) -> Request:
-    return request("target", random_ids(length, seed), max_tokens=tokens, logprobs=3, ignore_eos=True, **sampling)
+def target(length: int = 37, which: int = 5, tokens: int = 24, **sampling: object) -> Request:
+    return request("target", random_ids(length, which), max_tokens=tokens, logprobs=3, ignore_eos=True, **sampling)
 
 
 def neighbours(count: int, seed: int = 100) -> list[Request]:
     """Others of all lengths, greedy and sampled."""
     return [
-        request(f"n{i}", random_ids(1 + (i * 7) % 50, seed + i), max_tokens=1 + (i * 5) % 30, temperature=(i % 3) * 0.7, seed=i)
+        request(
+            f"n{i}",
+            random_ids(1 + (i * 7) % 50, seed + i),
+            max_tokens=1 + (i * 5) % 30,
+            temperature=(i % 3) * 0.7,
+            seed=i,
+        )
         for i in range(count)
     ]
 
@@ -206,7 +223,9 @@ def test_greedy_ids_are_those_of_transformers(tmp_path: Path) -> None:
     found = run(loop, [request(f"r{i}", prompt, max_tokens=48) for i, prompt in enumerate(prompts)])
     for index, prompt in enumerate(prompts):
         ids = torch.tensor([prompt])
-        out = oracle.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=48, do_sample=False, pad_token_id=0)
+        out = oracle.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=48, do_sample=False, pad_token_id=0
+        )
         expected = out[0, len(prompt) :].tolist()
         assert len(set(expected)) >= 10
         assert found[f"r{index}"].ids() == expected
