@@ -26,6 +26,11 @@ def require_model(state: ServerState, model: str) -> None:
 
 async def encode(state: ServerState, encoder: Callable[[], list[int]], chars: int, field: str) -> tuple[int, ...]:
     """Token ids of a prompt, made in a worker thread where the text is long. 413 if it leaves no room to answer."""
+    most = state.settings.max_text_chars
+    if most is not None and chars > most:
+        expected = f"at most {state.max_model_len - 1} tokens"
+        error = FieldError(field, f"{chars} characters", expected)
+        raise Problem("prompt-too-long", f"{field}: expected {expected}; found {chars} characters", (error,))
     ids = await asyncio.to_thread(encoder) if chars > state.settings.long_text_chars else encoder()
     if len(ids) >= state.max_model_len:
         expected = f"at most {state.max_model_len - 1} tokens"

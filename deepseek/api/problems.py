@@ -21,6 +21,7 @@ from deepseek.api.wire import dump_json
 from deepseek.core.errors import AdmissionError, DeepSeekError, EngineError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+MAX_EXAMINED_ERRORS = 256  # a body can hold a mistake every few bytes
 MAX_SHOWN_ERRORS = 20
 MAX_SHOWN_CHARS = 80
 
@@ -148,15 +149,12 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 def invalid_fields(details: list[ErrorDetails]) -> Problem:
     """422 for what pydantic found, each field with what was there and what belongs there."""
-    errors: list[FieldError] = []
-    for detail in details:
-        error = _field_error(detail)
-        if error not in errors:
-            errors.append(error)
+    errors = list(dict.fromkeys(map(_field_error, details[:MAX_EXAMINED_ERRORS])))
     first = errors[0]
     sentence = f"{first.field}: expected {first.expected}" + (f"; found {first.found}" if first.found else "")
-    if len(errors) > 1:
-        sentence += f" (and {len(errors) - 1} more)"
+    more = len(errors) - 1 + max(0, len(details) - MAX_EXAMINED_ERRORS)
+    if more:
+        sentence += f" (and {more} more)"
     return Problem("invalid-request", sentence, tuple(errors[:MAX_SHOWN_ERRORS]))
 
 

@@ -39,6 +39,7 @@ class ApiSettings:
     default_max_tokens: tokens to generate when a request names no number, or what the context leaves, if less.
     body_timeout_s: for the whole body to arrive. send_timeout_s: for a reader to take one frame.
     long_text_chars: prompts longer than this are encoded in a worker thread.
+    max_text_chars: prompts longer than this cannot fit the context and are refused unread; None encodes whatever comes.
     """
 
     max_body_bytes: int = 4 * 1024 * 1024
@@ -46,6 +47,7 @@ class ApiSettings:
     send_timeout_s: float = 30.0
     default_max_tokens: int = 256
     long_text_chars: int = 8192
+    max_text_chars: int | None = None
 
 
 @dataclass(slots=True)

@@ -31,5 +31,10 @@ class TextCodec:
             )
         return encode_chat(self.tokenizer, self._template, messages, tools)
 
+    def longest_text(self, tokens: int) -> int:
+        """A number of characters that certainly takes more than `tokens` tokens, with room for what normalising drops."""
+        spelt = (self.tokenizer.shown_token(token, skip_special=False) for token in range(self.tokenizer.vocab_size))
+        return 4 * tokens * max(len(token.encode()) for token in spelt if token)
+
     def token_bytes(self, token_id: int) -> bytes:
         return self.tokenizer.token_bytes(token_id)

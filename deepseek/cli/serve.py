@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from deepseek import console as web_console
-from deepseek.api import ServerState, serve
+from deepseek.api import ApiSettings, ServerState, serve
 from deepseek.api.server import bind
 from deepseek.chat.codec import TextCodec
 from deepseek.cli.screen import Rows, print_line, print_rows
@@ -31,11 +31,13 @@ def run(
         loaded = build_loop(model, options)
     served = tuple(dict.fromkeys(names or [display_name(model)]))
     print_rows(screen, describe(loaded, served))
+    codec = TextCodec(loaded.tokenizer)
     state = ServerState(
         engine=Engine(loaded.loop),
-        text=TextCodec(loaded.tokenizer),
+        text=codec,
         models=served,
         max_model_len=loaded.max_model_len,
+        settings=ApiSettings(max_text_chars=codec.longest_text(loaded.max_model_len)),
     )
     serve(
         state,

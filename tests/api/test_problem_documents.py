@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from api_support import BROKEN, QUEUE_FULL, RefusingEngine, quick, state_of
+from api_support import BROKEN, QUEUE_FULL, ByteCodec, RefusingEngine, quick, state_of
 
 from deepseek.api import serving
 from deepseek.core.errors import TokenizerError
@@ -268,3 +268,25 @@ def test_a_model_without_a_chat_template_is_422() -> None:
         response = requests.post(f"{server.url}/v1/chat/completions", json=body)
     assert problem(response)["detail"] == "the model has no chat template. Fix: use /v1/generate"
     assert response.status_code == 422
+
+
+def test_a_body_full_of_mistakes_is_answered_as_fast_as_one_with_few(url: str) -> None:
+    body = BASE | {f"k{number}": 1 for number in range(60_000)}
+    response = requests.post(url + "/v1/generate", data=json.dumps(body).encode(), headers=JSON, timeout=20)
+    assert response.status_code == 422
+    assert "(and 59999 more)" in problem(response)["detail"]
+
+
+def test_a_text_that_cannot_fit_is_refused_without_being_encoded() -> None:
+    class ShortTextCodec(ByteCodec):
+        def encode_prompt(self, text: str) -> list[int]:
+            assert len(text) <= 1000, "a text that cannot fit was encoded"
+            return super().encode_prompt(text)
+
+    state = state_of(quick(), max_text_chars=1000)
+    state.text = ShortTextCodec()
+    with serving(state) as server:
+        response = post(server.url, json.dumps(BASE | {"prompt": "a" * 1001}).encode())
+        assert problem(response)["errors"] == [
+            {"field": "prompt", "found": "1001 characters", "expected": f"at most {state.max_model_len - 1} tokens"}
+        ]
