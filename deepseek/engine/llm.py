@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -149,6 +149,10 @@ class _Job:
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, bytes | bytearray | Mapping) or not hasattr(prompts, "__getitem__"):
+        raise ConfigError(
+            "not a prompt", found=type(prompts).__name__, expected="text, a list of token ids, or a list of those"
+        )
     if isinstance(prompts, str) or (len(prompts) > 0 and _is_token_id(prompts[0])):
         return [prompts]  # type: ignore[list-item]  # a single prompt
     return list(prompts)  # type: ignore[arg-type]  # a sequence of prompts

@@ -159,3 +159,9 @@ def test_what_on_token_raises_comes_out_and_leaves_the_model_usable(raised: type
 def test_the_shipped_model_answers_as_a_user_calls_it() -> None:
     found = LLM("builtin").generate("Hello", SamplingParams(temperature=0, max_tokens=4, ignore_eos=True))
     assert len(found) == 1 and len(found[0].token_ids) == 4
+
+
+@pytest.mark.parametrize("prompts", [b"abc", bytearray(b"abc"), None, 5, {"a": 1}, {1, 2}])
+def test_what_is_no_prompt_is_refused_and_not_taken_for_token_ids(prompts: object) -> None:
+    with pytest.raises(ConfigError, match="not a prompt"):
+        llm_on().generate(prompts)  # type: ignore[arg-type]
