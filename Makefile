@@ -53,6 +53,7 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile -
 lock: $(LOCK_VENV)/stamp ## write requirements/*.lock anew from pyproject.toml
 	$(LOCK_VENV)/bin/python requirements/direct.py runtime | $(PIP_COMPILE) -o requirements/runtime.lock -
 	$(LOCK_VENV)/bin/python requirements/direct.py dev | $(PIP_COMPILE) -c requirements/runtime.lock -o requirements/dev.lock -
+	$(LOCK_VENV)/bin/python requirements/direct.py torch-users | $(LOCK_VENV)/bin/python requirements/pinned.py > requirements/torch-users.lock
 
 clean: ## remove caches and build outputs
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis deepseek/kernels/cpu/_build $(STAMPS)/kernels
@@ -88,8 +89,8 @@ $(STAMPS)/package: pyproject.toml $(STAMPS)/runtime
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(STAMPS)/dev: requirements/dev.lock $(STAMPS)/runtime
-	$(PIP) install --require-hashes --no-deps -r requirements/dev.lock
+$(STAMPS)/dev: requirements/dev.lock requirements/torch-users.lock $(STAMPS)/runtime
+	$(PIP) install --require-hashes --no-deps -r requirements/dev.lock -r requirements/torch-users.lock
 	@touch $@
 
 # No stamp without a compiler: the kernels are built as soon as there is one.

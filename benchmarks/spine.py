@@ -32,7 +32,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from support import machine, report
-from support.checkpoints import QWEN2_0_4B, Work, available_gib, float32_copy, random_checkpoint, work_of
+from support.builtin import compare_builtin, roofline, texts
+from support.checkpoints import QWEN2_0_4B, available_gib, random_checkpoint, work_of
 from support.contestants import Ids, Ours, Transformers, interleave
 from support.report import Result, compared, percentile, progress
 from support.served import Client, served
@@ -76,44 +77,7 @@ def start(runs: int = 5, requests: int = 30, warm_up: bool = True) -> dict[str, 
 def builtin(
     runs: int = 5, streams: Sequence[int] = (1, 16), prompt_tokens: int = 32, new_tokens: int = 128
 ) -> dict[str, Result]:
-    """The same prompts, the same weights, greedy, past any end of sequence; all prompts of a batch equally long."""
-    directory = builtin_dir()
-    tokenizer = Tokenizer.from_dir(directory)
-    results = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        progress("builtin: loading both")
-        peer = Transformers(float32_copy("builtin", Path(scratch)))
-        ours = Ours("builtin")
-        for count in streams:
-            work = work_of(directory, count)
-            limit = _limit(work, count)
-
-            def prompts(index: int, count: int = count) -> list[Ids]:
-                return [
-                    tokenizer.encode(text) for text in texts(tokenizer, count, prompt_tokens, seed=1000 * count + index)
-                ]
-
-            experts = peer.choose_experts(prompts(-2), min(new_tokens, 16))
-            progress(f"builtin: {count} stream(s), {runs} rounds; the peer's experts as {experts}")
-            rounds = interleave(ours, peer, prompts, new_tokens, runs, progress)
-            name = f"builtin: {count} stream" + ("s" if count > 1 else "")
-            results[name] = compared(
-                [turn.tokens_per_s for turn in rounds.ours],
-                [turn.tokens_per_s for turn in rounds.peer],
-                "tokens/s",
-                BUILTIN_RATIO,
-                limit=limit["tokens_per_s"],
-                limit_is="the roofline",
-                notes=limit
-                | {
-                    "prompt_tokens": prompt_tokens,
-                    "new_tokens": new_tokens,
-                    "equal_ids": round(rounds.equal_ids(), 4),
-                    "idle_share": round(rounds.idle_share, 3),
-                    "peer_experts": experts,
-                },
-            )
-    return results
+    return compare_builtin(runs, streams, prompt_tokens, new_tokens, wanted=BUILTIN_RATIO)
 
 
 def qwen2(
@@ -133,9 +97,9 @@ def qwen2(
             raise SystemExit(
                 f"qwen2 needs {needed_gib:.1f} GiB of free memory for both systems; {available_gib():.1f} are free"
             )
-        limit = _limit(work, 1)
+        limit = roofline(work, 1)
         progress("qwen2: loading both")
-        ours, peer = Ours(directory, kv_bytes=KV_BYTES), Transformers(directory)
+        ours, peer = Ours(directory, kv_bytes=KV_BYTES, speculation="off"), Transformers(directory)
 
         def prompts(index: int) -> list[Ids]:
             rng = random.Random(index)
@@ -168,22 +132,6 @@ def qwen2(
         },
     )
     return {"qwen2: decode, 1 stream": result}
-
-
-def texts(tokenizer: Tokenizer, count: int, tokens: int, seed: int) -> list[str]:
-    """Different texts of exactly `tokens` ids, the beginning-of-sequence id included; they differ from the first word on."""
-    rng = random.Random(seed)
-    found: list[str] = []
-    while len(found) < count:
-        name = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(5)).title()
-        a, b, c = (rng.randrange(100, 1000) for _ in range(3))
-        long = f"{name} has {a} apples, buys {b} more and gives away {c}. How many apples are left in the end? " * (
-            1 + tokens // 20
-        )
-        cut = tokenizer.decode(tokenizer.encode(long)[:tokens])
-        if len(tokenizer.encode(cut)) == tokens and cut not in found:
-            found.append(cut)
-    return found
 
 
 def _first_text(port: int, requests: int) -> Result:
@@ -230,17 +178,6 @@ def _import_torch_s() -> float:
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
     return time.perf_counter() - begin
-
-
-def _limit(work: Work, streams: int) -> dict[str, float]:
-    limits = machine.measure_limits(work.bytes_per_step)
-    return {
-        "tokens_per_s": limits.tokens_per_s(work.bytes_per_step, work.flop_per_token, streams),
-        "mb_per_step": round(work.bytes_per_step / 1e6, 2),
-        "mflop_per_token": round(work.flop_per_token / 1e6, 2),
-        "read_gb_s": limits.read_gb_s,
-        "multiply_gflop_s": limits.multiply_gflop_s,
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Print what a lock file must pin directly, one requirement a line; `make lock` pipes it to pip-compile.
+"""Print what a lock file must pin directly, one requirement a line; `make lock` pipes it on.
 
 pyproject.toml is the one list of dependencies. torch is left out, because it is installed alone before the lock
 (docs/decisions/0001-two-step-install.md); what torch itself needs is put in, from the group `torch-needs`.
@@ -12,11 +12,13 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def direct(lock: str) -> list[str]:
-    """The direct requirements of the `runtime` or the `dev` lock."""
+    """The direct requirements of the `runtime`, the `dev` or the `torch-users` lock."""
     tables = tomllib.loads(PYPROJECT.read_text())
     project = tables["project"]
     if lock == "dev":
         return list(project["optional-dependencies"]["dev"])
+    if lock == "torch-users":
+        return list(tables["dependency-groups"]["torch-users"])
     wanted = project["dependencies"] + tables["dependency-groups"]["torch-needs"] + tables["build-system"]["requires"]
     return [requirement for requirement in wanted if not requirement.startswith("torch==")]
 

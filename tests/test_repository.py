@@ -96,6 +96,15 @@ def test_the_locks_cover_every_declared_dependency() -> None:
     assert names(project["optional-dependencies"]["dev"]) - pins("dev").keys() == set()
 
 
+def test_what_asks_for_torch_has_a_lock_of_its_own_and_finds_the_rest_in_the_others() -> None:
+    own = pins("torch-users")
+    text = (ROOT / "requirements" / "torch-users.lock").read_text()
+    assert [f"{name}=={version}" for name, version in own.items()] == PYPROJECT["dependency-groups"]["torch-users"]
+    assert text.count("--hash=sha256:") == len(own)
+    required = [line for name in own for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+    assert names(required) - own.keys() - pins("runtime").keys() - pins("dev").keys() == {"torch"}
+
+
 def test_the_locks_cover_everything_that_torch_needs() -> None:
     required = [line for line in importlib.metadata.requires("torch") or [] if "extra ==" not in line]
     required = [line for line in required if not line.startswith(("nvidia", "triton", "cuda"))]

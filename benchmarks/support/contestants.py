@@ -18,7 +18,9 @@ from transformers.generation import BaseStreamer
 
 from deepseek import LLM, SamplingParams
 from deepseek.engine.build import EngineOptions
+from deepseek.engine.scheduler_config import SpeculationMode
 from deepseek.kernels.backend import physical_cores
+from deepseek.models.transformer import Quantization
 from support.machine import settle
 
 Ids = Sequence[int]
@@ -50,10 +52,21 @@ class Contestant(Protocol):
 
 
 class Ours:
-    """`deepseek.LLM` with its defaults, the key-value cache apart: a benchmark knows how much it needs."""
+    """`deepseek.LLM` with its defaults, the key-value cache apart: a benchmark knows how much it needs.
 
-    def __init__(self, model: str | Path, *, kv_bytes: int | None = None) -> None:
-        self.llm = LLM(model, options=EngineOptions(kv_bytes=kv_bytes))
+    speculation: off for weights that are random, whose output may repeat itself as no real model's does.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        kv_bytes: int | None = None,
+        quantization: Quantization = "none",
+        speculation: SpeculationMode = "auto",
+    ) -> None:
+        options = EngineOptions(kv_bytes=kv_bytes, quantization=quantization, speculation=speculation)
+        self.llm = LLM(model, options=options)
 
     def generate(self, prompts: Sequence[Ids], new_tokens: int) -> Turn:
         times: list[float] = []

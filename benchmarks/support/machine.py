@@ -1,7 +1,7 @@
-"""The machine a benchmark ran on, and the two limits no program on it can pass: how fast memory is read, and how fast
-float32 is multiplied.
+"""The machine a benchmark ran on, and the limits no program on it can pass: how fast memory is read, and how fast float32
+and 8-bit integers are multiplied.
 
-Both limits are measured, not looked up, with the library's own fastest operations on all cores, and the best run counts:
+Limits are measured, not looked up, with the library's own fastest operations on all cores, and the best run counts:
 a limit is what the machine can do, not what it does on average. Reads are measured over as many bytes as the model has,
 because a model that fits into the last-level cache is not bound by DRAM.
 """
@@ -12,8 +12,10 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +33,22 @@ _MAX_READ_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """read_gb_s: streaming read over `bytes_read`; multiply_gflop_s: a large float32 matrix product. All cores."""
+    """read_gb_s: streaming read over `bytes_read`; multiply_gflop_s: a large float32 matrix product; int8_gop_s: one of
+    int8 weights and activations quantised on the way (0: not measured). All cores."""
 
     read_gb_s: float
     multiply_gflop_s: float
     bytes_read: int
+    int8_gop_s: float = 0.0
 
     def tokens_per_s(self, bytes_per_step: int, flop_per_token: int, streams: int) -> float:
         """The roofline: a step reads its weights once for all streams and multiplies once for each."""
-        step_s = max(bytes_per_step / (self.read_gb_s * 1e9), streams * flop_per_token / (self.multiply_gflop_s * 1e9))
-        return streams / step_s
+        return streams / self.seconds(bytes_per_step, streams * flop_per_token)
+
+    def seconds(self, nbytes: float, operations: float, *, integer: bool = False) -> float:
+        """The least time for reading so many bytes while multiplying so much, in float32 or 8-bit integers."""
+        multiply = self.int8_gop_s if integer and self.int8_gop_s else self.multiply_gflop_s
+        return max(nbytes / (self.read_gb_s * 1e9), operations / (multiply * 1e9))
 
 
 def describe() -> dict[str, Any]:
@@ -68,6 +76,28 @@ def measure_limits(model_bytes: int, repeats: int = 12) -> Limits:
     """Measure both limits now; reads over a buffer of the model's size, at most 1 GiB."""
     nbytes = max(2**20, min(model_bytes, _MAX_READ_BYTES))
     return Limits(read_gb_s(nbytes, repeats), multiply_gflop_s(repeats), nbytes)
+
+
+def multiply_int8_gop_s(repeats: int = 12, rows: int = 512, side: int = 4096) -> float:
+    """10^9 operations a second of [rows, side] float32 with int8 weights [side, side], by the fastest of torch's own
+    quantised engines at its full range; quantising the activations is included. A multiply-add counts as two; 0 where
+    this torch has no such engine."""
+    x = torch.randn(rows, side)
+    multiply = torch.ops.quantized.linear_dynamic
+    best_s = float("inf")
+    before = torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still the fastest that torch has
+        weight = torch.quantize_per_tensor(torch.randn(side, side), 0.01, 0, torch.qint8)
+        try:
+            for engine in torch.backends.quantized.supported_engines:
+                if engine in ("fbgemm", "x86", "onednn"):
+                    torch.backends.quantized.engine = engine
+                    packed = torch.ops.quantized.linear_prepack(weight, None)
+                    best_s = min(best_s, _best_s(partial(multiply, x, packed, False), repeats))
+        finally:
+            torch.backends.quantized.engine = before
+    return 2 * rows * side * side / best_s / 1e9
 
 
 def read_gb_s(nbytes: int, repeats: int = 12) -> float:

@@ -1,10 +1,11 @@
-"""`deepseek serve` as its users start it, in a process of its own, and a client that adds next to nothing to a measurement.
+"""Servers as their users start them, each in a process of its own, and clients that add next to nothing to a measurement.
 
-The client is a bare socket: one kept-alive connection, no header parsing beyond what it needs, no event loop.
+The streaming client is a bare socket: one kept-alive connection, no header parsing beyond what it needs, no event loop.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
@@ -12,16 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 HOST = "127.0.0.1"
 _START_LIMIT_S = 120.0
 _ANSWER_LIMIT_S = 60.0
+_WHOLE_ANSWER_LIMIT_S = 1800.0
 _POLL_S = 0.01
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +43,23 @@ def served(model: str = "builtin", *options: str) -> Iterator[Served]:
 
     Raises RuntimeError with what the server printed if it does not become ready.
     """
-    port = _free_port()
+    port = free_port()
     command = [*_deepseek(), "serve", "--model", model, "--host", HOST, "--port", str(port), "--grace", "1", *options]
+    with running(command, port, "/readyz") as server:
+        yield server
+
+
+@contextmanager
+def running(command: list[str], port: int, ready_path: str) -> Iterator[Served]:
+    """Any server: from starting its command to the first 200 of `ready_path`, and SIGTERM after the block.
+
+    Raises RuntimeError with what it printed if it does not become ready.
+    """
     with tempfile.TemporaryFile("w+") as printed:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed)
         try:
-            while not _is_ready(port):
+            while not _is_ready(port, ready_path):
                 if process.poll() is not None or time.perf_counter() - start > _START_LIMIT_S:
                     printed.seek(0)
                     raise RuntimeError(f"{' '.join(command)} did not become ready:\n{printed.read()[-4000:]}")
@@ -52,6 +67,30 @@ def served(model: str = "builtin", *options: str) -> Iterator[Served]:
             yield Served(port, time.perf_counter() - start)
         finally:
             _stop(process)
+
+
+def post(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One JSON request on a connection of its own. Raises RuntimeError unless the answer is a 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=_WHOLE_ANSWER_LIMIT_S)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        received = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"{path} answered {response.status}: {received[:1000].decode(errors='replace')}")
+    answer: dict[str, Any] = json.loads(received)
+    return answer
+
+
+def together(calls: Sequence[Callable[[], T]]) -> tuple[list[T], float]:
+    """Make all calls at once, each in a thread of its own. What they returned, and the seconds until the last had."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        start = time.perf_counter()
+        made = [pool.submit(call) for call in calls]
+        answers = [future.result() for future in made]
+        return answers, time.perf_counter() - start
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +163,10 @@ def _frames(received: bytes) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in whole.split(b"\n") if line.startswith(b"data: {")]
 
 
-def _is_ready(port: int) -> bool:
+def _is_ready(port: int, path: str) -> bool:
     try:
         with socket.create_connection((HOST, port), timeout=_START_LIMIT_S) as connection:
-            connection.sendall(f"GET /readyz HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
             return connection.recv(64).startswith(b"HTTP/1.1 200")
     except OSError:
         return False  # not listening yet, or the port was only tried
@@ -149,7 +188,7 @@ def _deepseek() -> list[str]:
     return [sys.executable, "-c", "from deepseek.cli import main; main()"]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -16,12 +16,15 @@ def refuse_while_draining(state: ServerState) -> None:
         raise Problem("draining", "The server is shutting down; send the request to another.", headers=retry_after(5.0))
 
 
-def require_model(state: ServerState, model: str) -> None:
-    """404 that names what is served."""
-    if model not in state.models:
-        served = ", ".join(state.models)
-        error = FieldError("model", shown(model), f"one of: {served}")
-        raise Problem("unknown-model", f"model: {shown(model)} is not served here; served: {served}", (error,))
+def adapter_of(state: ServerState, model: str) -> str | None:
+    """The adapter that a model's name means; None for the model itself. 404 that names what is served."""
+    if model in state.models:
+        return None
+    if model in state.adapters:
+        return model
+    served = ", ".join((*state.models, *state.adapters))
+    error = FieldError("model", shown(model), f"one of: {served}")
+    raise Problem("unknown-model", f"model: {shown(model)} is not served here; served: {served}", (error,))
 
 
 async def encode(state: ServerState, encoder: Callable[[], list[int]], chars: int, field: str) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ slowly, the server is shutting down, or something failed.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from starlette.responses import Response
@@ -18,8 +19,8 @@ from deepseek.api.metrics import RequestMeter
 from deepseek.api.problems import Problem, problem_of
 from deepseek.api.state import ServerState
 from deepseek.api.wire import dump_json, sse_frame
-from deepseek.core.engine import Event, Finish, Ready, Request, Tokens
-from deepseek.core.errors import EngineError
+from deepseek.core.engine import Event, Finish, PromptScores, Ready, Request, Tokens
+from deepseek.core.errors import AdmissionError, EngineError
 
 log = logging.getLogger("deepseek.api")
 
@@ -41,8 +42,12 @@ class Dialect(Protocol):
         """The last frames, with reason and usage. Raises Problem where the dialect has no word for the reason."""
         ...
 
-    def whole(self, parts: list[Tokens], finish: Finish) -> bytes:
-        """The unstreamed answer, as JSON."""
+    def scores(self, scores: PromptScores) -> bytes:
+        """The frame of the prompt's scores; may be empty."""
+        ...
+
+    def whole(self, parts: list[Tokens], scores: list[PromptScores], finish: Finish) -> bytes:
+        """The unstreamed answer, as JSON. Raises Problem as `closing` does."""
         ...
 
 
@@ -51,9 +56,19 @@ class Answer(Response):
 
     The status is sent only when the engine has answered for the first time, so a refusal or an early
     failure is a problem document with its own status; after that an error is a last `event: error` frame.
+    fields: what the dialect calls a field of the engine's, where the two differ.
     """
 
-    def __init__(self, state: ServerState, request: Request, dialect: Dialect, *, stream: bool, arrived: float) -> None:
+    def __init__(
+        self,
+        state: ServerState,
+        request: Request,
+        dialect: Dialect,
+        *,
+        stream: bool,
+        arrived: float,
+        fields: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.background = None
         self.status_code = 200
         self.raw_headers = []
@@ -61,6 +76,7 @@ class Answer(Response):
         self._request = request
         self._dialect = dialect
         self._stream = stream
+        self._fields = fields
         self._meter = RequestMeter(state.metrics, arrived)
         self._started = False
 
@@ -79,6 +95,9 @@ class Answer(Response):
         except SlowReader:
             client.gone = True
             log.warning("%s: the client takes no data; its request is ended", self._request.id)
+        except AdmissionError as error:
+            wait = self._state.engine.load().oldest_wait_s
+            raise problem_of(error, retry_after_s=wait, fields=self._fields) from error
         except EngineError:
             lifecycle.engine_failed()
             raise
@@ -90,6 +109,7 @@ class Answer(Response):
 
     async def _write_whole(self, events: AsyncIterator[Event], client: ClientWatch) -> None:
         parts: list[Tokens] = []
+        scores: list[PromptScores] = []
         seed = 0
         async for event in events:
             if isinstance(event, Tokens):
@@ -97,8 +117,10 @@ class Answer(Response):
                 parts.append(event)
             elif isinstance(event, Ready):
                 seed = event.seed
-            else:
-                body = self._dialect.whole(parts, self._finished(event))
+            elif isinstance(event, PromptScores):
+                scores.append(event)
+            elif isinstance(event, Finish):
+                body = self._dialect.whole(parts, scores, self._finished(event))
                 headers = [
                     (b"content-type", b"application/json"),
                     (b"content-length", str(len(body)).encode()),
@@ -117,6 +139,10 @@ class Answer(Response):
                     frame = self._dialect.delta(event)
                 elif isinstance(event, Ready):
                     frame = await self._start(client, event.seed)
+                elif isinstance(event, PromptScores):
+                    frame = self._dialect.scores(event)
+                elif not isinstance(event, Finish):
+                    continue  # no dialect asks for an embedding
                 else:
                     frame = self._dialect.closing(self._finished(event))
                     if not self._started:
@@ -155,7 +181,7 @@ class Answer(Response):
 
     def _finished(self, event: Finish) -> Finish:
         self._meter.finish(event)
-        if event.reasons[0] == "error":
+        if "error" in event.reasons:
             log.error("%s: the engine ended the request: %s", self._request.id, event.error)
             raise Problem("internal", "The engine failed on this request; the log has it under this request's id.")
         return event

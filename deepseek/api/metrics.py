@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from deepseek.core.engine import Engine, Finish, Tokens
 
@@ -29,7 +29,7 @@ class Metrics:
         )
         self.inter_token = Histogram(
             "deepseek_inter_token_seconds",
-            "Between two tokens of one request.",
+            "Between two tokens of one choice.",
             buckets=TOKEN_BUCKETS,
             registry=self.registry,
         )
@@ -45,7 +45,7 @@ class Metrics:
         self.completion_tokens = Counter("deepseek_completion_tokens", "Tokens generated.", registry=self.registry)
         self.finished = Counter(
             "deepseek_finished_requests",
-            "Requests by the reason they ended; client_gone is a client that left or read too slowly.",
+            "Choices (a request has n) by the reason they ended; client_gone: a client that left or read too slowly.",
             ["reason"],
             registry=self.registry,
         )
@@ -68,18 +68,18 @@ class RequestMeter:
     def __init__(self, metrics: Metrics, arrived: float) -> None:
         self._metrics = metrics
         self._arrived = arrived
-        self._last: float | None = None
+        self._last: dict[int, float] = {}  # when each choice's last token came
 
     def tokens(self, event: Tokens) -> None:
         count = len(event.token_ids)
         if not count:
             return
         now = time.perf_counter()
-        if self._last is None:
+        if not self._last:
             self._metrics.first_token.observe(now - self._arrived)
-        else:
-            self._metrics.inter_token.observe((now - self._last) / count)
-        self._last = now
+        elif event.choice in self._last:
+            self._metrics.inter_token.observe((now - self._last[event.choice]) / count)
+        self._last[event.choice] = now
         self._metrics.completion_tokens.inc(count)
 
     def finish(self, event: Finish) -> None:
@@ -100,15 +100,32 @@ class _LoadCollector:
 
     def collect(self) -> Iterable[Metric]:
         load = self._engine.load()
-        for name, text, value in (
+        gauges = (
             ("waiting_requests", "Requests in the queue.", load.waiting),
             ("running_requests", "Requests being computed.", load.running),
             ("oldest_wait_seconds", "Waiting time of the oldest request in the queue.", load.oldest_wait_s),
             ("kv_blocks_used", "Key-value cache blocks held.", load.blocks_used),
             ("kv_blocks", "Key-value cache blocks there are.", load.blocks_total),
             ("kv_use_ratio", "Share of the key-value cache in use.", load.kv_use),
-        ):
+            ("weights_version", "Of the weights in use.", load.weights_version),
+            ("asleep", "1 while the engine sleeps.", load.sleeping),
+            ("speculating", "1 while drafts are tried.", load.speculating),
+        )
+        counters = (
+            ("prefix_query_tokens", "Tokens looked up in the prefix cache.", load.prefix_query_tokens),
+            ("prefix_hit_tokens", "Tokens found in the prefix cache.", load.prefix_hit_tokens),
+            ("prefix_evicted_blocks", "Cached blocks that gave way to others.", load.prefix_evicted_blocks),
+            ("preemptions", "Sequences set back, to be computed anew.", load.preemptions),
+            ("drafted_tokens", "Guessed tokens that were computed.", load.drafted_tokens),
+            ("accepted_tokens", "Guessed tokens that became output.", load.accepted_tokens),
+            ("grammars_compiled", "Constraints compiled; one used before is not again.", load.grammars_compiled),
+            ("grammars_refused", "Constraints that could not be compiled.", load.grammars_refused),
+            ("grammar_seconds", "Time spent on compiling constraints.", load.grammar_seconds),
+        )
+        for name, text, value in gauges:
             yield GaugeMetricFamily(f"deepseek_{name}", text, value=float(value))
+        for name, text, value in counters:
+            yield CounterMetricFamily(f"deepseek_{name}", text, value=float(value))
 
     def describe(self) -> Iterable[Metric]:
         return ()

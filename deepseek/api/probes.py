@@ -29,8 +29,11 @@ async def healthz(request: Request) -> Response:
 
 @needs(Scope.PUBLIC)
 async def readyz(request: Request) -> Response:
-    """The model has answered a request, and new ones are taken. 503 otherwise."""
+    """The model has answered a request, and new ones are taken. 503 otherwise, also while the engine sleeps."""
     state: ServerState = request.app.state.server
+    if state.engine.load().sleeping and not state.lifecycle.draining:
+        # Asking the model would wait until somebody wakes it.
+        raise Problem("asleep", "The engine sleeps; requests wait until it is woken.", headers=retry_after(5.0))
     phase = await state.lifecycle.check()
     if phase == "draining":
         raise Problem("draining", "The server is shutting down.", headers=retry_after(5.0))

@@ -10,7 +10,9 @@ RFC 9457 section 3.2), so that clients of that dialect show the message.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +30,7 @@ MAX_SHOWN_CHARS = 80
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-json": (400, "The body is not valid JSON"),
     "malformed-request": (400, "The request cannot be read"),
+    "unusable-constraint": (400, "The text cannot be held to this constraint"),
     "not-found": (404, "There is no such page"),
     "unknown-model": (404, "The model is not served here"),
     "method-not-allowed": (405, "The method is not allowed here"),
@@ -41,6 +44,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "internal": (500, "The server failed"),
     "draining": (503, "The server is shutting down"),
     "not-ready": (503, "The model does not answer yet"),
+    "asleep": (503, "The engine sleeps"),
 }
 ADMISSION_KINDS = {
     "invalid": "invalid-request",
@@ -49,6 +53,10 @@ ADMISSION_KINDS = {
     "queue_full": "queue-full",
     "duplicate": "duplicate-request",
 }
+
+
+# How the engine begins to say where a constraint is wrong: "schema #/properties/a/not", "constraint regex".
+CONSTRAINT_PLACES = frozenset({"constraint", "schema", "grammar"})
 
 
 class FieldErrorModel(BaseModel):
@@ -129,17 +137,34 @@ class Problem(Exception):
         )
 
 
-def problem_of(error: Exception, *, retry_after_s: float = 1.0) -> Problem:
-    """The problem an exception is shown as. Anything that is not the client's to mend shows nothing of its inside."""
+def problem_of(
+    error: Exception, *, retry_after_s: float = 1.0, fields: Mapping[str, str] = MappingProxyType({})
+) -> Problem:
+    """The problem an exception is shown as. Anything that is not the client's to mend shows nothing of its inside.
+
+    fields: what the client calls a field of the engine's, where the two differ.
+    """
     if isinstance(error, Problem):
         return error
     if isinstance(error, AdmissionError):
-        kind = ADMISSION_KINDS[error.reason]
-        errors = (FieldError(error.where, error.found, error.expected),) if error.where else ()
-        return Problem(kind, str(error), errors, retry_after(retry_after_s) if kind == "queue-full" else None)
+        return _refusal(error, retry_after_s, fields)
     if isinstance(error, DeepSeekError) and not isinstance(error, EngineError):
         return Problem("invalid-request", str(error))
     return Problem("internal", "The request failed inside the server; the log has it under this request's id.")
+
+
+def _refusal(error: AdmissionError, retry_after_s: float, fields: Mapping[str, str]) -> Problem:
+    if error.reason == "queue_full":
+        return Problem("queue-full", str(error), headers=retry_after(retry_after_s))
+    where = error.where or ""
+    if error.reason == "invalid" and where.partition(" ")[0] in CONSTRAINT_PLACES:
+        field = fields.get("constraint", "constraint")
+        shown_error = FieldError(field, error.found, error.expected)
+        return Problem("unusable-constraint", f"{field}: {error}", (shown_error,))
+    field = fields.get(where, where)
+    detail = field + str(error).removeprefix(where)
+    errors = (FieldError(field, error.found, error.expected),) if field else ()
+    return Problem(ADMISSION_KINDS[error.reason], detail, errors)
 
 
 def retry_after(seconds: float) -> dict[str, str]:

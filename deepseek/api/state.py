@@ -10,6 +10,7 @@ from typing import Protocol
 from deepseek.api.lifecycle import Lifecycle
 from deepseek.api.metrics import Metrics
 from deepseek.core.engine import Engine
+from deepseek.core.errors import ConfigError
 from deepseek.core.messages import Message, ToolSpec
 
 
@@ -52,10 +53,11 @@ class ApiSettings:
 
 @dataclass(slots=True)
 class ServerState:
-    """One model behind one front.
+    """One model behind one front. Raises ConfigError for a name given twice.
 
     models: the names clients may use, the first being the one shown; never empty.
     max_model_len: tokens of prompt and completion together.
+    adapters: names of adapters that the engine has loaded; clients ask for one as they ask for a model.
     created: when this server started to serve, in seconds since 1970.
     """
 
@@ -64,10 +66,14 @@ class ServerState:
     models: tuple[str, ...]
     max_model_len: int
     settings: ApiSettings = field(default_factory=ApiSettings)
+    adapters: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     metrics: Metrics = field(init=False)
     lifecycle: Lifecycle = field(init=False)
 
     def __post_init__(self) -> None:
+        taken = next((name for name in self.adapters if name in self.models), None)
+        if taken is not None:
+            raise ConfigError("an adapter and the model have the same name", where="adapter", found=taken)
         self.metrics = Metrics(self.engine)
         self.lifecycle = Lifecycle(self.engine, probe_ids=lambda: tuple(self.text.encode_prompt("1")))

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer.exceptions import TyperException
 
+from deepseek.cli.options import (
+    DraftTokens,
+    MaxLength,
+    MinP,
+    Model,
+    Quantization,
+    QuantizationCache,
+    Seed,
+    Speculation,
+    Temperature,
+    TopK,
+    TopP,
+)
 from deepseek.core.errors import ConfigError
 
 app = typer.Typer(
@@ -36,14 +49,6 @@ def run_command(args: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-Model = Annotated[str, typer.Option(help='"builtin", a checkpoint directory, or a Hugging Face hub id.')]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens of prompt and completion together; default: the model's.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that reach this probability.")]
-TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")]
-Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
-
-
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
@@ -66,8 +71,22 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     max_model_len: MaxLength = None,
-    kv_bytes: Annotated[int | None, typer.Option(help="Bytes of the key-value cache.")] = None,
-    max_sequences: Annotated[int, typer.Option(help="Sequences computed together.")] = 64,
+    kv_bytes: Annotated[int | None, typer.Option(min=1, help="Bytes of the key-value cache.")] = None,
+    kv_fraction: Annotated[
+        float | None, typer.Option(help="Instead: its share of the memory that is free beside the weights.")
+    ] = None,
+    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences computed together.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; others get status 429.")] = 1024,
+    prefix_cache: Annotated[
+        bool, typer.Option("--prefix-cache/--no-prefix-cache", help="Keep what prompts begin with in common.")
+    ] = True,
+    speculation: Speculation = "auto",
+    draft_tokens: DraftTokens = 3,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="A LoRA adapter in PEFT form, as name=path; may be repeated.")
+    ] = None,
+    quantization: Quantization = "none",
+    quantization_cache: QuantizationCache = None,
     grace: Annotated[float, typer.Option(help="Seconds running requests get when the server is stopped.")] = 30.0,
 ) -> None:
     """Serve a model over HTTP, with the playground page at /."""
@@ -77,10 +96,17 @@ def serve(
     options = EngineOptions(
         max_model_len=max_model_len,
         kv_bytes=kv_bytes,
+        kv_fraction=kv_fraction,
         max_sequences=max_sequences,
         max_tokens_per_step=max(512, max_sequences),
+        max_waiting=max_waiting,
+        prefix_cache=prefix_cache,
+        speculation=speculation,
+        max_draft_tokens=draft_tokens,
+        quantization=quantization,
+        quantization_cache=quantization_cache,
     )
-    run(model, options, names=served_model_name, host=host, port=port, grace_s=grace)
+    run(model, options, names=served_model_name, adapters=adapter or (), host=host, port=port, grace_s=grace)
 
 
 @app.command()
@@ -88,30 +114,74 @@ def generate(
     model: Model = "builtin",
     prompt: Annotated[str | None, typer.Option(help="Text to complete.")] = None,
     prompt_ids: Annotated[str | None, typer.Option(help="Token ids to complete: 1,2,3.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 256,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to generate at most; default: 256, or what the context leaves.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, max=64, help="Completions of the prompt.")] = 1,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="Against tokens of the output, each time; -2 to 2.")] = 0.0,
+    presence_penalty: Annotated[float, typer.Option(help="Against tokens of the output, once; -2 to 2.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, against tokens of prompt and output.")] = 1.0,
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the output; may be repeated.")] = None,
+    bad_word: Annotated[list[str] | None, typer.Option(help="A text not to generate; may be repeated.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end of the sequence.")] = False,
+    json_schema: Annotated[Path | None, typer.Option(help="File of a JSON schema that the output must match.")] = None,
+    regex: Annotated[str | None, typer.Option(help="Regular expression that the output must match.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="A text the output may be; may be repeated.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter in PEFT form.")] = None,
+    speculation: Speculation = "auto",
+    draft_tokens: DraftTokens = 3,
     max_model_len: MaxLength = None,
+    quantization: Quantization = "none",
+    quantization_cache: QuantizationCache = None,
+    logprobs: Annotated[
+        int | None, typer.Option(min=0, max=20, help="With --json: score every token, with so many alternatives.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Complete one prompt and exit."""
-    from deepseek.cli.generate import run
+    from deepseek.cli.generate import constraint_of, run
     from deepseek.core.sampling import SamplingParams
+    from deepseek.engine.build import EngineOptions
 
     params = SamplingParams(
-        max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
+        min_p=min_p,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        repetition_penalty=repetition_penalty,
         seed=seed,
         stop=tuple(stop or ()),
+        bad_words=tuple(bad_word or ()),
         ignore_eos=ignore_eos,
+        logprobs=logprobs,
+        n=n,
     )
-    run(model, prompt, prompt_ids, params, max_model_len=max_model_len, json_output=json_output)
+    options = EngineOptions(
+        max_model_len=max_model_len,
+        max_sequences=n,
+        speculation=speculation,
+        max_draft_tokens=draft_tokens,
+        quantization=quantization,
+        quantization_cache=quantization_cache,
+    )
+    run(
+        model,
+        options,
+        prompt,
+        prompt_ids,
+        params,
+        max_tokens=max_tokens,
+        constraint=constraint_of(json_schema, regex, choice or ()),
+        adapter=adapter,
+        json_output=json_output,
+    )
 
 
 @app.command()
@@ -123,13 +193,22 @@ def chat(
     top_p: TopP = 0.95,
     seed: Seed = None,
     max_model_len: MaxLength = None,
+    quantization: Quantization = "none",
+    quantization_cache: QuantizationCache = None,
 ) -> None:
     """Talk to a model in the terminal. An empty line or Ctrl-D ends; /reset forgets the conversation."""
     from deepseek.cli.chat import run
     from deepseek.core.sampling import SamplingParams
+    from deepseek.engine.build import EngineOptions
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    run(model, system, params, max_model_len=max_model_len)
+    options = EngineOptions(
+        max_model_len=max_model_len,
+        max_sequences=1,
+        quantization=quantization,
+        quantization_cache=quantization_cache,
+    )
+    run(model, options, system, params)
 
 
 @app.command()
@@ -154,12 +233,47 @@ def evaluate(
     family: Annotated[list[str] | None, typer.Option(help="Only this family; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed asks other questions.")] = 0,
     failures: Annotated[int, typer.Option(min=0, help="Wrong answers to show of each family.")] = 0,
+    perplexity: Annotated[
+        str | None,
+        typer.Option(help='Measure perplexity on this text or .jsonl file, or "builtin", instead of asking questions.'),
+    ] = None,
+    compare: Annotated[
+        Literal["none", "int8", "int4"] | None,
+        typer.Option(help="With --perplexity: compare with the model in this form; none is the form it is stored in."),
+    ] = None,
+    context: Annotated[int | None, typer.Option(min=2, help="With --perplexity: tokens of a window.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="With --perplexity: tokens to score at most.")] = None,
+    quantization: Quantization = "none",
+    quantization_cache: QuantizationCache = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Ask a model held-out questions of the built-in curriculum, with seen and withheld phrasings."""
+    """Ask a model held-out questions of the built-in curriculum, or (--perplexity) let it predict a text."""
+    if perplexity is not None:
+        from deepseek.cli.perplexity import run as run_perplexity
+
+        run_perplexity(
+            model,
+            perplexity,
+            quantization=quantization,
+            quantization_cache=quantization_cache,
+            compare=compare,
+            context=context,
+            max_tokens=max_tokens,
+            json_output=json_output,
+        )
+        return
     from deepseek.cli.evaluate import run
 
-    run(model, draws=draws, families=family or (), seed=seed, failures=failures, json_output=json_output)
+    run(
+        model,
+        draws=draws,
+        families=family or (),
+        seed=seed,
+        failures=failures,
+        quantization=quantization,
+        quantization_cache=quantization_cache,
+        json_output=json_output,
+    )
 
 
 @app.command()

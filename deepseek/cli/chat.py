@@ -18,7 +18,7 @@ from deepseek.engine.llm import LLM
 from deepseek.models.locate import display_name
 
 
-def run(model: str, system: str | None, params: SamplingParams, *, max_model_len: int | None) -> None:
+def run(model: str, options: EngineOptions, system: str | None, params: SamplingParams) -> None:
     """Read lines, answer each. Answers go to stdout, all else to stderr, so that both can be piped.
 
     When the conversation outgrows the context its oldest turns are dropped, and that is said. Ctrl-C ends an answer;
@@ -26,7 +26,7 @@ def run(model: str, system: str | None, params: SamplingParams, *, max_model_len
     """
     screen = Console(stderr=True)
     with screen.status(Text(f"loading {model}")):
-        llm = LLM(model, options=EngineOptions(max_model_len=max_model_len, max_sequences=1))
+        llm = LLM(model, options=options)
         codec = TextCodec(llm.tokenizer)
     print_line(screen, f"{display_name(model)}. An empty line ends, /reset forgets.", "dim")
     conversation = _Conversation(llm, codec, params, screen)

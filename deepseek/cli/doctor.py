@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deepseek import kernels
 from deepseek.cli.screen import print_rows
-from deepseek.engine.build import available_bytes
+from deepseek.core.memory import available_bytes
 from deepseek.models.locate import builtin_dir
 from deepseek.training.trainer import resolve_compute_dtype
 
@@ -32,10 +32,16 @@ def run() -> None:
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none (computing on the CPU)"),
         ("C++ compiler", shutil.which("g++") or shutil.which("c++") or "none: kernels fall back to torch"),
         *((f"kernels: {key}", str(value)) for key, value in kernels.describe().items()),
+        ("kernels: instruction sets", _instruction_sets()),
         ("training multiplies in", str(training_dtype).removeprefix("torch.")),
         ("built-in model", f"{weights.stat().st_size / 2**20:.1f} MiB" if weights.exists() else "missing"),
     ]
     print_rows(Console(), rows)
+
+
+def _instruction_sets() -> str:
+    refused = [f"{name} (refused: it computes other bits than it must)" for name in kernels.refused_isas()]
+    return ", ".join(kernels.available_isas() + refused) or "torch's own choice"
 
 
 def _version(name: str) -> str:

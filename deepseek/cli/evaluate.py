@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import tokenizers
 from rich.console import Console
@@ -15,6 +16,7 @@ from deepseek.engine.build import EngineOptions
 from deepseek.engine.llm import LLM
 from deepseek.evaluation.families import Report, Score, evaluate_families
 from deepseek.models.locate import locate
+from deepseek.models.quantize import QuantizationChoice
 from deepseek.training.curriculum import FAMILIES
 
 MAX_ANSWER_TOKENS = 128  # the curriculum's longest answers stay below
@@ -22,14 +24,25 @@ BATCH = 32
 PHRASINGS = ("seen", "withheld")
 
 
-def run(model: str, *, draws: int, families: Sequence[str], seed: int, failures: int, json_output: bool) -> None:
+def run(
+    model: str,
+    *,
+    draws: int,
+    families: Sequence[str],
+    seed: int,
+    failures: int,
+    json_output: bool,
+    quantization: QuantizationChoice = "none",
+    quantization_cache: Path | None = None,
+) -> None:
     """Answer `draws` held-out questions a family, greedily, and print the table (Markdown) or one JSON object.
 
     The questions are the curriculum's own: they say something about models trained on it, such as the built-in one.
     """
     screen = Console(stderr=True)
     directory = locate(model)
-    llm = LLM(directory, options=EngineOptions(max_sequences=BATCH))
+    options = EngineOptions(max_sequences=BATCH, quantization=quantization, quantization_cache=quantization_cache)
+    llm = LLM(directory, options=options)
     tokenizer = _fast_tokenizer(str(directory / "tokenizer.json"))
     greedy = SamplingParams(temperature=0, max_tokens=MAX_ANSWER_TOKENS)
     chosen = tuple(dict.fromkeys(families)) or FAMILIES

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from deepseek.models.quantize import WeightSize
+    from deepseek.models.transformer import Quantization
 
 Rows = Sequence[tuple[str, str]]
 
@@ -20,3 +25,9 @@ def print_rows(screen: Console, rows: Rows) -> None:
 def print_line(screen: Console, line: str, style: str = "") -> None:
     """One line as it is: paths and names may contain anything."""
     screen.print(Text(line, style=style), soft_wrap=True)
+
+
+def describe_weights(quantization: Quantization, size: WeightSize) -> str:
+    """One line: what the weights are stored as, and what they take."""
+    form = "stored form" if quantization == "none" else quantization
+    return f"{form}, {size.nbytes / 2**20:.1f} MiB, {size.bits_per_weight:.2f} bits a weight"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from deepseek import console as web_console
+from deepseek import kernels
 from deepseek.api import ApiSettings, ServerState, serve
 from deepseek.api.server import bind
 from deepseek.chat.codec import TextCodec
-from deepseek.cli.screen import Rows, print_line, print_rows
+from deepseek.cli.options import parse_adapters
+from deepseek.cli.screen import Rows, describe_weights, print_line, print_rows
+from deepseek.core.memory import available_bytes
 from deepseek.engine.build import EngineOptions, LoadedModel, build_loop
 from deepseek.engine.engine import Engine
 from deepseek.models.context import KVCache
@@ -20,24 +24,39 @@ from deepseek.models.locate import display_name
 
 
 def run(
-    model: str, options: EngineOptions, *, names: Sequence[str] | None, host: str, port: int, grace_s: float
+    model: str,
+    options: EngineOptions,
+    *,
+    names: Sequence[str] | None,
+    adapters: Sequence[str],
+    host: str,
+    port: int,
+    grace_s: float,
 ) -> None:
-    """Blocks until the server was stopped. Raises DeepSeekError for whatever keeps it from starting."""
+    """Blocks until the server was stopped. Raises DeepSeekError for whatever keeps it from starting.
+
+    adapters: as name=path.
+    """
     # A drained server has done what it was told: SIGTERM ends it as Ctrl-C does, with exit code 0.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = Console(stderr=True)
     bind(host, port).close()  # a port in use is said before a large model is loaded
+    served = tuple(dict.fromkeys(names or [display_name(model)]))
+    paths = parse_adapters(adapters, served)
+    free = available_bytes()
     with screen.status(Text(f"loading {model}")):
         loaded = build_loop(model, options)
-    served = tuple(dict.fromkeys(names or [display_name(model)]))
-    print_rows(screen, describe(loaded, served))
+        engine = Engine(loaded.loop, loaded.weights, loaded.grammars)
+        asyncio.run(load_adapters(engine, paths))
+    print_rows(screen, describe(loaded, served, paths, free))
     codec = TextCodec(loaded.tokenizer)
     state = ServerState(
-        engine=Engine(loaded.loop),
+        engine=engine,
         text=codec,
         models=served,
         max_model_len=loaded.max_model_len,
         settings=ApiSettings(max_text_chars=codec.longest_text(loaded.max_model_len)),
+        adapters=tuple(paths),
     )
     serve(
         state,
@@ -49,17 +68,58 @@ def run(
     )
 
 
-def describe(loaded: LoadedModel, names: Sequence[str]) -> Rows:
-    """What is being served, and where its memory goes."""
-    config, scheduler = loaded.config, loaded.loop.scheduler
-    cache_tokens = scheduler.config.num_blocks * scheduler.config.block_size
-    cache_mib = cache_tokens * KVCache.bytes_per_token(config) / 2**20
+async def load_adapters(engine: Engine, paths: Mapping[str, str]) -> None:
+    """Load each under its name. The engine is closed if one is refused."""
+    try:
+        for name, path in paths.items():
+            await engine.load_adapter(name, path)
+    except BaseException:
+        await engine.close()
+        raise
+
+
+def describe(loaded: LoadedModel, names: Sequence[str], adapters: Mapping[str, str], free_before: int) -> Rows:
+    """What is being served, and where its memory goes. free_before: bytes that were free before loading."""
+    scheduler = loaded.loop.scheduler.config
+    about = kernels.describe()
+    rows = [("model", f"{', '.join(names)}  ({loaded.config.architecture}, {loaded.directory})")]
+    if loaded.size is not None:
+        rows.append(("weights", describe_weights(loaded.quantization, loaded.size)))
+    if adapters:
+        rows.append(("adapters", ", ".join(f"{name} ({path})" for name, path in adapters.items())))
     return [
-        ("model", f"{', '.join(names)}  ({config.architecture}, {loaded.directory})"),
+        *rows,
+        ("kernels", f"{about['backend']}, {about['isa']}, {about['threads']} threads"),
+        ("KV cache", _describe_cache(loaded)),
+        ("memory", f"{free_before / 2**30:.2f} GiB free before, {available_bytes() / 2**30:.2f} GiB after"),
         ("context", f"{loaded.max_model_len} tokens"),
-        ("KV cache", f"{cache_tokens} tokens, {cache_mib:.0f} MiB"),
         (
             "together",
-            f"{scheduler.config.max_sequences} sequences, {scheduler.config.max_tokens_per_step} tokens a step",
+            f"{scheduler.max_sequences} sequences, {scheduler.max_tokens_per_step} tokens a step, "
+            f"{scheduler.max_waiting} requests waiting",
         ),
+        ("speculation", _describe_speculation(loaded)),
     ]
+
+
+def _describe_cache(loaded: LoadedModel) -> str:
+    scheduler = loaded.loop.scheduler.config
+    tokens = scheduler.num_blocks * scheduler.block_size
+    layers = None if loaded.weights is None else len(loaded.weights.worker.cache.pools)
+    each = KVCache.bytes_per_token(loaded.config, layers)
+    prefixes = "prefixes kept" if scheduler.prefix_cache else "no prefixes kept"
+    return f"{tokens} tokens, {tokens * each / 2**20:.1f} MiB, {each} bytes a token, {prefixes}"
+
+
+def _describe_speculation(loaded: LoadedModel) -> str:
+    scheduler = loaded.loop.scheduler.config
+    if scheduler.speculation == "off" or not scheduler.max_draft_tokens:
+        return "off"
+    has_layers = loaded.weights is not None and loaded.weights.worker.drafts
+    layers, ngrams = "the model's draft layers", "n-grams of what came before"
+    source = {
+        "mtp": layers,
+        "ngram": ngrams,
+        "auto": f"{layers} or {ngrams}, while it pays" if has_layers else f"{ngrams}, while it pays",
+    }[scheduler.speculation]
+    return f"{scheduler.speculation}: at most {scheduler.max_draft_tokens} tokens a step, from {source}"

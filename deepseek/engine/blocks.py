@@ -146,6 +146,14 @@ class BlockPool:
                 else:
                     self._kept[block] = None
 
+    def forget(self) -> None:
+        """Nothing registered is found any more: its contents are gone, or belong to other weights. No block may be held."""
+        _require(self.used == 0, "blocks are held whose contents are to be forgotten")
+        self._empty = list(range(self.num_blocks - 1, -1, -1))
+        self._kept.clear()
+        self._by_digest.clear()
+        self._keys = [None] * self.num_blocks
+
     def check(self, held: Iterable[int] | None = None) -> None:
         """Raise AssertionError at any breach of accounting. `held`: every reference that exists, a block once for each.
 

@@ -1,152 +1,274 @@
-"""The engine behind `core.Engine`: the loop on its own thread, streams of events on the callers' event loops."""
+"""The engine behind `core.Engine`: the loop on its own thread, streams of events on the callers' event loops.
+
+A second thread, started when first needed, does what takes long besides serving (reading weights, adapters), one job at
+a time; what must not meet a step it hands to the engine's thread, which runs it between two of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from deepseek.core.engine import Event, Finish, Load, Request, Tokens
-from deepseek.core.errors import EngineError
+from torch import Tensor
+
+from deepseek.core.engine import Embedding, Event, Finish, FinishReason, Load, PromptScores, Request, SwapMode, Usage
+from deepseek.core.errors import INTERRUPTS, AdmissionError, EngineError
+from deepseek.engine.administration import Administration
+from deepseek.engine.grammar_compiler import GrammarCompiler
+from deepseek.engine.jobs import Command, Jobs
 from deepseek.engine.loop import EngineLoop
+from deepseek.engine.reading import read_embedding, read_scores, to_embed, to_score
+from deepseek.engine.stream import Mailbox, Stream
+from deepseek.engine.weights import Weights
+
+log = logging.getLogger("deepseek.engine")
 
 
 class Engine:
-    """Serves one model. Made anywhere; `generate` is called from an event loop. `close` ends everything."""
+    """Serves one model. Made anywhere; `generate` is called from an event loop. `close` ends everything.
 
-    def __init__(self, loop: EngineLoop) -> None:
+    weights, grammars: of the loop's model, as `build_loop` returns them. Without the first, weights cannot be changed;
+    without the second, constraints are refused.
+    """
+
+    def __init__(
+        self, loop: EngineLoop, weights: Weights | None = None, grammars: GrammarCompiler | None = None
+    ) -> None:
         self.loop = loop
-        # What wakes the thread: None, or a mailbox whose reader is gone. The garbage collector writes here too, at any
-        # point of any thread, and of all queues only this one allows that.
-        self._mail: queue.SimpleQueue[_Mailbox | None] = queue.SimpleQueue()
+        self._grammars = grammars
+        self._compiling: dict[str, tuple[Request, Mailbox]] = {}  # whose constraint is not ready yet
+        self._compiling_lock = threading.Lock()
+        # What wakes the thread: None, a mailbox whose reader is gone, or a command. The garbage collector writes here
+        # too, at any point of any thread, and of all queues only this one allows that.
+        self._mail: queue.SimpleQueue[Mailbox | Command | None] = queue.SimpleQueue()
+        self._commands: deque[Command] = deque()
         self._closed = False
+        self._closing = threading.Lock()
+        self._administration = Administration(loop, weights, self._between_steps, self._later)
+        self._jobs = Jobs()
         self._thread = threading.Thread(target=self._run, name="deepseek-engine", daemon=True)
         self._thread.start()
 
     def generate(self, request: Request) -> AsyncIterator[Event]:
-        """See the protocol. Must be called from a running event loop; the request is queued before this returns."""
+        """See the protocol. Must be called from a running event loop; the request is queued before this returns.
+
+        One with a constraint is queued once that is compiled; a constraint that cannot be is an AdmissionError of the
+        stream's first event.
+        """
         if self._closed:
-            raise EngineError("the engine is closed")
-        mailbox = _Mailbox(request.id)
-        self.loop.add(request, mailbox.receive)
-        self._mail.put(None)
-        return _Stream(self, mailbox)
+            raise _closed_error()
+        mailbox = Mailbox(request.id)
+        if request.constraint is not None:
+            self._compile(request, mailbox)
+        else:
+            with self._compiling_lock:
+                self._require_new(request.id)
+                self.loop.add(request, mailbox.receive)
+            self._mail.put(None)
+        return Stream(self, mailbox)
+
+    async def score(self, request: Request) -> PromptScores:
+        """See the protocol."""
+        return await read_scores(self.generate(to_score(request)))
+
+    async def encode(self, request: Request) -> Embedding:
+        """See the protocol."""
+        return await read_embedding(self.generate(to_embed(request)))
 
     async def abort(self, request_id: str) -> None:
-        self.loop.end(request_id, "cancelled")
+        self._cancel(request_id)
 
-    def abandon(self, mailbox: _Mailbox) -> None:
+    def abandon(self, mailbox: Mailbox) -> None:
         """Abort soon, from wherever a stream is dropped: takes no lock that the dropping thread may hold already."""
         self._mail.put(mailbox)
 
+    async def load_adapter(self, name: str, path: str | Path) -> int:
+        """See the protocol."""
+        version: int = await self._job(lambda: self._administration.load_adapter(name, path))
+        return version
+
+    async def unload_adapter(self, name: str) -> None:
+        """See the protocol. A caller that is cancelled has withdrawn the name all the same."""
+        with self._closing:
+            if self._closed:
+                raise _closed_error()
+            freed = self._administration.unload_adapter(name)
+        await asyncio.wrap_future(freed)
+
+    async def update_weights(self, source: str | Path | Mapping[str, Tensor], mode: SwapMode = "recompute") -> int:
+        """See the protocol. The tensors are read on another thread: leave them alone until this returns.
+
+        A path's weights are read beside those in use, so for a while memory holds both. A caller that is cancelled does
+        not stop an update that has begun.
+        """
+        if isinstance(source, Mapping):
+            source = dict(source)
+        version: int = await self._job(lambda: self._administration.update_weights(source, mode))
+        return version
+
+    async def sleep(self, level: int = 1, *, weights: str | Path | None = None) -> None:
+        """See the protocol."""
+        await self._job(lambda: self._administration.sleep(level, weights))
+
+    async def wake(self) -> None:
+        """See the protocol."""
+        await self._job(self._administration.wake)
+
+    @property
+    def is_sleeping(self) -> bool:
+        return self.loop.paused
+
     def load(self) -> Load:
-        return self.loop.load()
+        load = self.loop.load()
+        if self._grammars is None:
+            return load
+        stats = self._grammars.stats
+        return replace(
+            load,
+            grammars_compiled=stats.compiled,
+            grammars_refused=stats.refused,
+            grammar_seconds=stats.seconds,
+        )
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        """See the protocol. An update, sleep or wake under way ends with EngineError."""
+        with self._closing:
+            first, self._closed = not self._closed, True
+        if first:
+            for request_id in list(self._compiling):
+                self._cancel(request_id)
             self.loop.end_all("cancelled")
             self._mail.put(None)
+            self._jobs.close(_closed_error())
+            if self._grammars is not None:
+                await asyncio.to_thread(self._grammars.close)
         await asyncio.to_thread(self._thread.join)
+
+    def _compile(self, request: Request, mailbox: Mailbox) -> None:
+        """Queue a request once its constraint is compiled. Raises AdmissionError for what can be said before."""
+        self.loop.require_servable(request)
+        if self._grammars is None:
+            raise AdmissionError("this engine has no grammars", where="constraint", fix="leave it out")
+        with self._compiling_lock:
+            self._require_new(request.id)
+            self._compiling[request.id] = request, mailbox
+        mailbox.task = asyncio.get_running_loop().create_task(self._admit(request, mailbox, self._grammars))
+
+    async def _admit(self, request: Request, mailbox: Mailbox, grammars: GrammarCompiler) -> None:
+        assert request.constraint is not None
+        try:
+            grammar = await grammars.compile_async(request.constraint)
+            with self._compiling_lock:
+                if mailbox.complete:  # it was cancelled meanwhile
+                    return
+                del self._compiling[request.id]
+                self.loop.add(request, mailbox.receive, grammar.matcher)
+            self._mail.put(None)
+        except BaseException as error:  # whatever it is, the reader must not wait for ever
+            with self._compiling_lock:
+                if not mailbox.complete:
+                    self._compiling.pop(request.id, None)
+                    mailbox.refuse(error if isinstance(error, Exception) else _not_admitted(error))
+            if isinstance(error, (asyncio.CancelledError, *INTERRUPTS)):
+                raise
+
+    def _require_new(self, request_id: str) -> None:
+        if request_id in self._compiling:
+            raise AdmissionError("a live request has this id", reason="duplicate", where="id", found=request_id)
+
+    def _cancel(self, request_id: str) -> None:
+        with self._compiling_lock:
+            found = self._compiling.pop(request_id, None)
+            if found is not None:
+                request, mailbox = found
+                reason: FinishReason = "cancelled"
+                usage = Usage(len(request.prompt_ids), 0)
+                try:
+                    mailbox.receive([Finish(request_id, (reason,) * request.sampling.n, usage)])
+                except EngineError:
+                    log.info("request %s had no reader any more", request_id)
+        if found is None:
+            self.loop.end(request_id, "cancelled")
+
+    # The engine's thread.
 
     def _run(self) -> None:
         idle = False
-        while not self._closed:
-            self._read_mail(wait=idle)
-            idle = not self.loop.step()
+        try:
+            while not self._closed:
+                self._read_mail(wait=idle)
+                self._run_commands()
+                idle = not self.loop.step() and not self._commands
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Nothing is computed any more: whoever waits is told so, also where it was not `close` that ended the thread."""
+        error = _closed_error()
+        with self._closing:
+            self._closed = True
+        self.loop.end_all("cancelled")
+        self._read_mail(wait=False)
+        for command in self._commands:
+            command.fail(error)
+        self._commands.clear()
+        self._jobs.close(error)
+        self._administration.abandon(error)
 
     def _read_mail(self, wait: bool) -> None:
+        # Asleep, nothing but a deadline happens by itself.
+        timeout = self.loop.deadline_in() if wait else None
         try:
             while True:
-                abandoned = self._mail.get(wait)
+                mail = self._mail.get(wait, timeout)
                 wait = False
+                if isinstance(mail, Command):
+                    self._commands.append(mail)
                 # One that has ended may share its id with a younger request.
-                if abandoned is not None and not abandoned.complete:
-                    self.loop.end(abandoned.request_id, "cancelled")
+                elif mail is not None and not mail.complete:
+                    self._cancel(mail.request_id)
         except queue.Empty:
             return
 
+    def _run_commands(self) -> None:
+        """Run the commands whose time has come, in order of arrival."""
+        waiting: deque[Command] = deque()
+        while self._commands:
+            command = self._commands.popleft()
+            if not command.run():
+                waiting.append(command)
+        self._commands = waiting
 
-class _Mailbox:
-    """A request's events on its caller's event loop. While the reader is slow, neighbouring tokens are joined, so it
-    never holds more than its text. The engine knows the mailbox only, so that a dropped stream can be noticed."""
+    # Other threads.
 
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.complete = False  # the engine has delivered Finish, read or not
-        self._loop = asyncio.get_running_loop()
-        self.events: deque[Event] = deque()
-        self.arrived = asyncio.Event()
+    def _between_steps(self, do: Callable[[], Any], when: Callable[[], bool] = lambda: True) -> Any:
+        """Have the engine's thread call `do` between two steps, once `when()` holds; its result, or what it raised."""
+        command = Command(do, when)
+        with self._closing:  # after `close` nobody reads the mail any more
+            if self._closed:
+                raise _closed_error()
+            self._mail.put(command)
+        return command.outcome.result()
 
-    def receive(self, events: list[Event]) -> None:
-        """Called by the engine, on any thread."""
-        self.complete = isinstance(events[-1], Finish)
-        try:
-            self._loop.call_soon_threadsafe(self._put, events)
-        except RuntimeError as error:  # the caller's event loop is gone, and the caller with it
-            raise EngineError("the reader's event loop is closed") from error
+    def _later(self, do: Callable[[], None]) -> None:
+        self._mail.put(Command(do))
 
-    def _put(self, events: list[Event]) -> None:
-        for event in events:
-            last = self.events[-1] if self.events else None
-            if isinstance(event, Tokens) and isinstance(last, Tokens) and _continues(last, event):
-                self.events[-1] = _joined(last, event)
-            else:
-                self.events.append(event)
-        self.arrived.set()
-
-
-class _Stream:
-    """What `generate` returns. Leaving it, closing it, dropping it or cancelling its reader aborts the request."""
-
-    def __init__(self, engine: Engine, mailbox: _Mailbox) -> None:
-        self._engine, self._mailbox = engine, mailbox
-        self._ended = False
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        mailbox = self._mailbox
-        while True:
-            if self._ended:
-                raise StopAsyncIteration
-            if mailbox.events:
-                event = mailbox.events.popleft()
-                self._ended = isinstance(event, Finish)
-                return event
-            mailbox.arrived.clear()
-            try:
-                await mailbox.arrived.wait()
-            except asyncio.CancelledError:
-                await self.aclose()
-                raise
-
-    async def aclose(self) -> None:
-        """Stop reading: the request is aborted if it has not ended, and nothing more comes."""
-        self._ended = True
-        if not self._mailbox.complete:
-            await self._engine.abort(self._mailbox.request_id)
-
-    def __del__(self) -> None:
-        if not self._mailbox.complete:
-            self._engine.abandon(self._mailbox)
+    async def _job(self, do: Callable[[], Any]) -> Any:
+        if self._closed:
+            raise _closed_error()
+        return await asyncio.wrap_future(self._jobs.add(do))
 
 
-def _continues(first: Tokens, second: Tokens) -> bool:
-    return first.choice == second.choice and first.weights_version == second.weights_version
+def _not_admitted(error: BaseException) -> EngineError:
+    return EngineError("the request could not be admitted", found=type(error).__name__)
 
 
-def _joined(first: Tokens, second: Tokens) -> Tokens:
-    # The text flushed at a deadline comes without tokens, hence without logprobs.
-    logprobs = (first.logprobs or ()) + (second.logprobs or ())
-    return Tokens(
-        first.request_id,
-        first.choice,
-        first.text + second.text,
-        first.token_ids + second.token_ids,
-        logprobs or None,
-        second.weights_version,
-    )
+def _closed_error() -> EngineError:
+    return EngineError("the engine is closed")

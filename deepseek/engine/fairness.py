@@ -82,9 +82,12 @@ class FairQueue:
         if not queue:
             del self._queues[tenant]
 
-    def peek(self, now: float) -> Sequence | None:
-        """The sequence whose turn it is."""
+    def peek(self, now: float, *, started: bool = False) -> Sequence | None:
+        """The sequence whose turn it is; of requests that have been started only, if `started`."""
         heads = [queue[0][1] for queue in self._queues.values()]
+        if started:
+            begun = (next((s for _, s in queue if s.state.started), None) for queue in self._queues.values())
+            heads = [sequence for sequence in begun if sequence is not None]
         return self.in_turn(heads, now)[0] if heads else None
 
     def in_turn(self, sequences: Collection[Sequence], now: float) -> list[Sequence]:

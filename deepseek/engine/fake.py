@@ -11,21 +11,34 @@ Time comes from a clock and a sleep that a test can replace, `VirtualTime` for o
 from __future__ import annotations
 
 import asyncio
-import codecs
 import hashlib
-import heapq
-import math
-import secrets
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import count
+from pathlib import Path
+from typing import Any, get_args
 
-from deepseek.core.engine import Event, Finish, FinishReason, Load, Ready, Request, TokenLogprob, Tokens, Usage
+import numpy as np
+
+from deepseek.core.engine import (
+    Embedding,
+    Event,
+    Finish,
+    Load,
+    PromptScores,
+    Ready,
+    Request,
+    SwapMode,
+)
 from deepseek.core.errors import AdmissionError, ConfigError, EngineError
-from deepseek.core.sampling import MAX_SEED
+from deepseek.engine.adapters import AdapterNames
+from deepseek.engine.fake_run import VOCABULARY, Choice, Run, RunStream, flat_logprob
+from deepseek.engine.reading import read_embedding, read_scores, to_embed, to_score
+from deepseek.engine.virtual_time import VirtualTime
 
-VOCABULARY = 256
+__all__ = ["VOCABULARY", "FakeEngine", "Reply", "VirtualTime", "babble", "say"]
+
+EMBEDDING_SIZE = 8
 
 Reply = Callable[[Request, int, int], Iterable[int]]
 """(request, choice, seed) -> the bytes of an answer, one a token. When they run out the choice ends with "stop"."""
@@ -92,19 +105,24 @@ class FakeEngine:
         self._fail_at = fail_at if callable(fail_at) else lambda request: fail_at
         self._clock = clock
         self._sleep = sleep
-        self._live: dict[str, _Run] = {}
-        self._waiting: list[_Run] = []
-        self._running: set[_Run] = set()
+        self._live: dict[str, Run] = {}
+        self._waiting: list[Run] = []
+        self._running: set[Run] = set()
         self._orders = count()
         self._closed = False
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self._draining = False
+        self._ended = asyncio.Event()  # some request ended
+        self._updates = asyncio.Lock()
+        self._adapters = AdapterNames()
 
     def generate(self, request: Request) -> AsyncIterator[Event]:
         """See the protocol. Raises AdmissionError for what the real engine refuses, EngineError when closed."""
-        if self._closed:
-            raise EngineError("the engine is closed")
+        self._require_open()
         if not request.prompt_ids:
             raise AdmissionError("the prompt has no tokens", where="prompt")
-        if len(request.prompt_ids) >= self.max_model_len:
+        if len(request.prompt_ids) + bool(request.sampling.max_tokens) > self.max_model_len:
             raise AdmissionError(
                 "the prompt leaves no room for a single new token",
                 reason="too_long",
@@ -118,14 +136,65 @@ class FakeEngine:
             raise AdmissionError(
                 "too many requests are waiting", reason="queue_full", found=len(self._waiting), fix="try again later"
             )
-        run = _Run(request, next(self._orders), self._clock())
+        adapter = self._adapters.handle_of(request.adapter)
+        run = Run(request, next(self._orders), self._clock(), adapter)
+        self._adapters.enter(adapter)
         self._live[request.id] = run
-        if len(self._running) < self.max_running:
-            self._start(run)
-        else:
-            self._waiting.append(run)
+        self._waiting.append(run)
+        self._start_those_next()
         run.task = asyncio.get_running_loop().create_task(self._serve(run))
-        return _Stream(run)
+        return RunStream(run)
+
+    async def score(self, request: Request) -> PromptScores:
+        return await read_scores(self.generate(to_score(request)))
+
+    async def encode(self, request: Request) -> Embedding:
+        return await read_embedding(self.generate(to_embed(request)))
+
+    async def load_adapter(self, name: str, path: str | Path) -> int:
+        """Takes any path: what is said does not depend on it."""
+        self._require_open()
+        handle = self._adapters.new_handle()
+        self._adapters.publish(name, handle)
+        return handle
+
+    async def unload_adapter(self, name: str) -> None:
+        self._require_open()
+        handles: list[int] = []
+        self._adapters.withdraw(name, handles.append)
+        await self._until_none(lambda run: run.adapter in handles)
+
+    async def update_weights(self, source: str | Path | Mapping[str, Any], mode: SwapMode = "recompute") -> int:
+        """Takes any source: only the version changes."""
+        if mode not in get_args(SwapMode):
+            raise ConfigError("unknown", where="mode", found=repr(mode), expected=" or ".join(get_args(SwapMode)))
+        async with self._updates:
+            self._require_open()
+            if mode == "drain":
+                if self.is_sleeping:
+                    raise ConfigError("nothing drains while the engine sleeps", where="mode", expected="recompute")
+                self._draining = True
+                try:
+                    await self._until_none(lambda run: run.turn.is_set())
+                finally:
+                    self._draining = False
+            self.weights_version += 1
+            self._start_those_next()
+            return self.weights_version
+
+    async def sleep(self, level: int = 1, *, weights: str | Path | None = None) -> None:
+        if level not in (1, 2):
+            raise ConfigError("out of range", where="level", found=level, expected="1 or 2")
+        self._require_open()
+        self._awake.clear()
+
+    async def wake(self) -> None:
+        self._require_open()
+        self._awake.set()
+
+    @property
+    def is_sleeping(self) -> bool:
+        return not self._awake.is_set()
 
     async def abort(self, request_id: str) -> None:
         run = self._live.get(request_id)
@@ -133,13 +202,16 @@ class FakeEngine:
             run.cancel()
 
     def load(self) -> Load:
-        sizes = [run.tokens for run in self._running]
+        running = () if self.is_sleeping else self._running
+        sizes = [run.tokens for run in running]
         return Load(
-            waiting=len(self._waiting),
-            running=len(self._running),
+            waiting=len(self._waiting) + len(self._running) - len(running),
+            running=len(running),
             blocks_used=min(self.num_blocks, sum(-(-size // self.block_size) for size in sizes)),
             blocks_total=self.num_blocks,
             oldest_wait_s=max((self._clock() - run.arrival for run in self._waiting), default=0.0),
+            weights_version=self.weights_version,
+            sleeping=self.is_sleeping,
         )
 
     async def close(self) -> None:
@@ -149,11 +221,24 @@ class FakeEngine:
             run.cancel()
         await asyncio.gather(*(run.task for run in live if run.task is not None))
 
-    def _start(self, run: _Run) -> None:
-        self._running.add(run)
-        run.turn.set()
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed")
 
-    async def _serve(self, run: _Run) -> None:
+    def _start_those_next(self) -> None:
+        while self._waiting and len(self._running) < self.max_running and not self._draining:
+            following = min(self._waiting, key=lambda waiting: (waiting.request.priority, waiting.order))
+            self._waiting.remove(following)
+            self._running.add(following)
+            following.turn.set()
+
+    async def _until_none(self, such: Callable[[Run], bool]) -> None:
+        while any(such(run) for run in self._live.values()):
+            self._ended.clear()
+            await self._ended.wait()
+        self._require_open()
+
+    async def _serve(self, run: Run) -> None:
         error = None
         try:
             await self._produce(run)
@@ -166,19 +251,27 @@ class FakeEngine:
             self._leave(run)
             run.emit(Finish(run.request.id, run.reasons, run.usage, error or run.error))
 
-    async def _produce(self, run: _Run) -> None:
+    async def _produce(self, run: Run) -> None:
         request = run.request
         if not run.turn.is_set() and not await self._until(run, run.turn.wait(), None):
             return
-        choices = [_Choice(request, index, self.reply(request, index, run.seed)) for index in range(request.sampling.n)]
+        choices = [Choice(request, index, self.reply(request, index, run.seed)) for index in range(request.sampling.n)]
         run.choices = choices
         fail_at = self._fail_at(request)
         due = self._clock() + self.ttft_s
         for step in count():
             if not await self._until(run, None, due):
                 return
+            if self.is_sleeping:
+                if not await self._until(run, self._awake.wait(), None):
+                    return
+                due = self._clock()
             if step == 0:
                 run.emit(Ready(request.id, run.seed))
+                self._emit_about_prompt(run)
+                if request.task == "embed" or not request.sampling.max_tokens:
+                    run.end_rest("stop" if request.task == "embed" else "length")
+                    return
             if step == fail_at:
                 run.error = f"injected failure after {step} tokens"
                 run.end_rest("error")
@@ -192,7 +285,18 @@ class FakeEngine:
                 return
             due += self.inter_token_s
 
-    async def _until(self, run: _Run, turn: Awaitable[object] | None, due: float | None) -> bool:
+    def _emit_about_prompt(self, run: Run) -> None:
+        request, ids = run.request, run.request.prompt_ids
+        wanted = request.sampling.prompt_logprobs
+        if request.task == "embed":
+            digest = hashlib.sha256(repr((ids, request.pooling)).encode()).digest()
+            values = np.frombuffer(digest[:EMBEDDING_SIZE], np.uint8).astype(np.float32) / np.float32(255)
+            run.emit(Embedding(request.id, values, self.weights_version))
+        elif wanted is not None:
+            scores = (None, *(flat_logprob(token, wanted) for token in ids[1:]))
+            run.emit(PromptScores(request.id, 0, scores, self.weights_version))
+
+    async def _until(self, run: Run, turn: Awaitable[object] | None, due: float | None) -> bool:
         """Wait for the turn or the due time. False if the request was cancelled or its deadline came first."""
         deadline = run.request.deadline
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(run.cancelled.wait())]
@@ -215,185 +319,11 @@ class FakeEngine:
             run.end_rest("deadline")
         return not run.ended
 
-    def _leave(self, run: _Run) -> None:
+    def _leave(self, run: Run) -> None:
         del self._live[run.request.id]
         self._running.discard(run)
         if run in self._waiting:
             self._waiting.remove(run)
-        while self._waiting and len(self._running) < self.max_running:
-            following = min(self._waiting, key=lambda waiting: (waiting.request.priority, waiting.order))
-            self._waiting.remove(following)
-            self._start(following)
-
-
-class _Run:
-    """One request inside the fake engine; its events wait here until they are read."""
-
-    def __init__(self, request: Request, order: int, arrival: float) -> None:
-        self.request = request
-        self.order = order
-        self.arrival = arrival
-        seed = request.sampling.seed
-        self.seed = secrets.randbelow(MAX_SEED) if seed is None else seed
-        self.choices: list[_Choice] = []
-        self.error: str | None = None
-        self.rest: FinishReason | None = None
-        self.turn = asyncio.Event()
-        self.cancelled = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.events: deque[Event] = deque()
-        self.news = asyncio.Event()
-
-    @property
-    def ended(self) -> bool:
-        return self.rest is not None
-
-    @property
-    def tokens(self) -> int:
-        return len(self.request.prompt_ids) + sum(choice.generated for choice in self.choices)
-
-    @property
-    def reasons(self) -> tuple[FinishReason, ...]:
-        rest = self.rest or "error"
-        ended = tuple(choice.reason or rest for choice in self.choices)
-        return ended or (rest,) * self.request.sampling.n
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(len(self.request.prompt_ids), sum(choice.generated for choice in self.choices))
-
-    def end_rest(self, reason: FinishReason) -> None:
-        """The reason for every choice that has none of its own; the first one given holds."""
-        self.rest = self.rest or reason
-
-    def cancel(self) -> None:
-        self.cancelled.set()
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-        self.news.set()
-
-
-class _Choice:
-    """One choice: bytes in, text out, with possible beginnings of stop strings held back."""
-
-    def __init__(self, request: Request, index: int, reply: Iterable[int]) -> None:
-        self.request = request
-        self.index = index
-        self.generated = 0
-        self.reason: FinishReason | None = None
-        self._reply = iter(reply)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
-
-    def step(self, max_model_len: int, weights_version: int) -> Tokens | None:
-        """The next token, or None if the reply had ended before."""
-        sampling = self.request.sampling
-        token_id = next(self._reply, None)
-        if token_id is None:
-            self.reason = "stop"
-            text = self._read(b"", final=True)
-            return Tokens(self.request.id, self.index, text, (), weights_version=weights_version) if text else None
-        self.generated += 1
-        stopped = token_id in sampling.stop_token_ids
-        if stopped:
-            self.reason = "stop"
-        elif self.generated >= sampling.max_tokens or len(self.request.prompt_ids) + self.generated >= max_model_len:
-            self.reason = "length"
-        text = self._read(b"" if stopped else bytes([token_id]), final=self.reason is not None)
-        logprobs = None if sampling.logprobs is None else (_flat_logprob(token_id, sampling.logprobs),)
-        return Tokens(self.request.id, self.index, text, (token_id,), logprobs, weights_version)
-
-    def _read(self, data: bytes, *, final: bool) -> str:
-        text = self._held + self._decoder.decode(data, final)
-        stops = self.request.sampling.stop
-        found = min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
-        if found is not None:
-            self.reason = "stop"
-            self._held = ""
-            return text[:found]
-        keep = 0 if final else max((_overlap(text, stop) for stop in stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-class _Stream:
-    """The events of one run. Closing or dropping it before the end aborts the request."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._done = False
-
-    def __aiter__(self) -> _Stream:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._done:
-            raise StopAsyncIteration
-        run = self._run
-        try:
-            while not run.events:
-                run.news.clear()
-                await run.news.wait()
-        except asyncio.CancelledError:
-            run.cancel()
-            raise
-        event = run.events.popleft()
-        self._done = isinstance(event, Finish)
-        return event
-
-    async def aclose(self) -> None:
-        self._done = True
-        self._run.cancel()
-
-    def __del__(self) -> None:
-        self._run.cancel()
-
-
-class VirtualTime:
-    """A clock that jumps: when everything else waits, the earliest sleeper's time has come.
-
-    `now` and `sleep` go where `time.monotonic` and `asyncio.sleep` would.
-    """
-
-    def __init__(self, start: float = 0.0) -> None:
-        self._now = start
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._orders = count()
-        self._driver: asyncio.Task[None] | None = None
-
-    def now(self) -> float:
-        return self._now
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + max(0.0, seconds), next(self._orders), woken))
-        if self._driver is None or self._driver.done():
-            self._driver = asyncio.get_running_loop().create_task(self._drive())
-        await woken
-
-    async def _drive(self) -> None:
-        while self._sleepers:
-            # Let whoever can run do so first: they may want to wake earlier than those asleep.
-            for _ in range(_SETTLING_TURNS):
-                await asyncio.sleep(0)
-            due, _, woken = heapq.heappop(self._sleepers)
-            if not woken.done():
-                self._now = max(self._now, due)
-                woken.set_result(None)
-
-
-_SETTLING_TURNS = 25
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
-
-
-def _flat_logprob(token_id: int, alternatives: int) -> TokenLogprob:
-    logprob = -math.log(VOCABULARY)
-    return TokenLogprob(token_id, logprob, tuple((other, logprob) for other in range(alternatives)))
+        self._adapters.leave(run.adapter)
+        self._ended.set()
+        self._start_those_next()

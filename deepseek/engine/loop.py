@@ -1,8 +1,9 @@
 """The engine's loop, without threads: requests in, one step at a time, events out.
 
 Each step: the scheduler plans, the worker computes and samples, the results become events. Whatever goes wrong for one
-request (sampling, detokenising, a reader that raises) ends that request alone; a worker that fails ends the requests of
-that step; a scheduler that fails ends all and is replaced. The loop goes on, and every request gets one Finish.
+request (sampling, detokenising, a reader that raises) ends that request alone. A step that fails is computed again, one
+sequence at a time, and ends those that fail by themselves; a scheduler that fails ends all and is replaced. The loop goes
+on, and every request gets one Finish.
 """
 
 from __future__ import annotations
@@ -10,40 +11,38 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from deepseek.core.engine import Event, Finish, FinishReason, Load, Ready, Request, TokenLogprob, Tokens
-from deepseek.core.errors import AdmissionError
+from deepseek.core.engine import Finish, FinishReason, Load, Request, Tokens
+from deepseek.core.errors import INTERRUPTS, AdmissionError
+from deepseek.core.sampling import SamplingParams, require_known_ids, with_bad_words_as_ids
+from deepseek.engine.adapters import AdapterNames
+from deepseek.engine.events import Live, Sink, StepReader
 from deepseek.engine.output import ChoiceOutput
 from deepseek.engine.plan import StepPlan
-from deepseek.engine.request import RequestState, Sequence
-from deepseek.engine.sampler import Sampled
-from deepseek.engine.scheduler import Scheduler, Update
+from deepseek.engine.progress import Update, describe_failure
+from deepseek.engine.result import StepResult, joined
+from deepseek.engine.scheduler import Scheduler
 from deepseek.engine.scheduler_config import SchedulerConfig
 from deepseek.engine.worker import StepWorker
 from deepseek.models.detokenize import TokenTable
 
+if TYPE_CHECKING:
+    from deepseek.engine.grammar import Matcher
+
+__all__ = ["EngineLoop", "Sink"]
+
 log = logging.getLogger("deepseek.engine")
-
-Sink = Callable[[list[Event]], None]
-"""Receives a request's events in order; called with the loop's lock held, so it must only hand them over."""
-
-
-@dataclass(slots=True)
-class _Live:
-    state: RequestState
-    sink: Sink
-    outputs: list[ChoiceOutput]
-    ready: bool = False
-    events: list[Event] = field(default_factory=list)
 
 
 class EngineLoop:
     """Scheduler, worker and tokenizer of one model. `clock` is what deadlines and waits are measured on, in seconds.
 
     `step` belongs to one thread at a time; everything else may be called from any, also while the worker computes,
-    and does not wait for it. vocab_size: prompts with other ids are refused (None: not checked).
+    and does not wait for it. vocab_size: requests with other ids are refused (None: not checked). encode: text to
+    token ids without special tokens, which bad words need (None: they are refused).
     """
 
     def __init__(
@@ -53,30 +52,47 @@ class EngineLoop:
         config: SchedulerConfig,
         *,
         vocab_size: int | None = None,
+        encode: Callable[[str], Sequence[int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = Scheduler(config)
         self._worker, self._tokenizer, self._vocab_size, self._clock = worker, tokenizer, vocab_size, clock
-        self._live: dict[str, _Live] = {}
+        self._encode = encode
+        self.adapters = AdapterNames()
+        self._live: dict[str, Live] = {}
         self._lock = threading.RLock()
 
     def require_servable(self, request: Request) -> None:
         """Raise AdmissionError if the request could not even be served alone."""
         self.scheduler.require_servable(request)
         ids, size = request.prompt_ids, self._vocab_size
-        if size is not None and (min(ids) < 0 or max(ids) >= size):
-            found = next(token for token in ids if not 0 <= token < size)
-            raise AdmissionError(
-                "not a token id of this model", where="prompt", found=found, expected=f"0 to {size - 1}"
-            )
+        if size is not None:
+            if min(ids) < 0 or max(ids) >= size:
+                found = next(token for token in ids if not 0 <= token < size)
+                raise AdmissionError(
+                    "not a token id of this model", where="prompt", found=found, expected=f"0 to {size - 1}"
+                )
+            require_known_ids(request.sampling, size)
+        if request.sampling.bad_words and self._encode is None:
+            raise AdmissionError("this engine has no tokenizer to find their ids", where="bad_words")
 
-    def add(self, request: Request, sink: Sink) -> None:
-        """Queue a request. Raises AdmissionError at once if it can never be served or the queue is full."""
+    def add(self, request: Request, sink: Sink, new_grammar: Callable[[], Matcher] | None = None) -> None:
+        """Queue a request. Raises AdmissionError at once if it can never be served or the queue is full.
+
+        new_grammar: makes a matcher at the beginning of the text, one for each choice; needed where the request has a
+        constraint, which whoever calls has compiled.
+        """
         self.require_servable(request)
+        if request.constraint is not None and new_grammar is None:
+            raise AdmissionError("nobody has compiled it", where="constraint")
+        if request.sampling.bad_words and self._encode is not None:
+            request = replace(request, sampling=self._with_bad_words_as_ids(request.sampling, self._encode))
         outputs = [ChoiceOutput(self._tokenizer, request.sampling.stop) for _ in range(request.sampling.n)]
         with self._lock:
-            state = self.scheduler.add(request, self._clock())
-            self._live[request.id] = _Live(state, sink, outputs)
+            adapter = self.adapters.handle_of(request.adapter)
+            state = self.scheduler.add(request, self._clock(), adapter, new_grammar)
+            self.adapters.enter(adapter)
+            self._live[request.id] = Live(state, sink, outputs[: len(state.sequences)])
 
     def end(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
         """End a request now; its Finish is delivered before this returns. Unknown ids are ignored."""
@@ -95,11 +111,67 @@ class EngineLoop:
             live, self._live = self._live, {}
             broken, self.scheduler = self.scheduler, Scheduler(self.scheduler.config)
             self.scheduler.set_weights_version(broken.weights_version)
+            self.scheduler.draining, self.scheduler.paused = broken.draining, broken.paused
             for request in live.values():
                 for sequence in request.state.sequences:
                     sequence.finish_reason = sequence.finish_reason or reason
-                request.state.error = request.state.error or error
+                if error is not None:
+                    request.state.note_error(error)
                 self._finish(request)
+
+    def change_weights(self, change: Callable[[], None]) -> int:
+        """Call `change`, which puts other weights into the worker, and compute everything alive under a new version.
+
+        Returns the version. Between steps only, as `pause`. What `change` raises is raised, with nothing changed.
+        """
+        with self._lock:
+            change()
+            self.scheduler.draining = False
+            self.scheduler.set_weights_version(self.scheduler.weights_version + 1)
+            return self.scheduler.weights_version
+
+    def drain(self, on: bool) -> None:
+        """While on, no request is started. `drained` says when those that were have ended."""
+        with self._lock:
+            self.scheduler.draining = on
+
+    @property
+    def drained(self) -> bool:
+        with self._lock:
+            return self.scheduler.drained
+
+    def new_adapter_handle(self) -> int:
+        with self._lock:
+            return self.adapters.new_handle()
+
+    def publish_adapter(self, name: str, handle: int) -> None:
+        """New requests for `name` compute with the adapter under `handle`."""
+        with self._lock:
+            self.adapters.publish(name, handle)
+
+    def withdraw_adapter(self, name: str, announce: Callable[[int], None]) -> None:
+        """Refuse requests for `name`; see `AdapterNames.withdraw`."""
+        with self._lock:
+            self.adapters.withdraw(name, announce)
+
+    def pause(self) -> None:
+        """Compute nothing until `resume`, and need nothing that was computed before."""
+        with self._lock:
+            self.scheduler.pause()
+
+    def resume(self) -> None:
+        with self._lock:
+            self.scheduler.resume()
+
+    @property
+    def paused(self) -> bool:
+        return self.scheduler.paused
+
+    def deadline_in(self) -> float | None:
+        """Seconds until the next request's deadline; None if none has one."""
+        with self._lock:
+            deadline = self.scheduler.next_deadline
+        return None if deadline is None else max(0.0, deadline - self._clock())
 
     def load(self) -> Load:
         with self._lock:
@@ -114,67 +186,74 @@ class EngineLoop:
         """Run one step. False when there was nothing to do."""
         try:
             return self._step()
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             log.exception("the scheduler failed; everything alive ends with an error")
             self.reset("error", f"the scheduler failed: {type(error).__name__}")
             return True
 
     def _step(self) -> bool:
+        begun = self._clock()
         with self._lock:
-            plan = self.scheduler.schedule(self._clock())
+            plan = self.scheduler.schedule(begun)
             self._deliver()
         if plan is None:
             return False
         try:
-            sampled = _complete(self._worker.run(plan), plan)
-        except Exception as error:
-            log.exception("step %d failed; its requests end with an error", plan.step)
-            with self._lock:
-                self.scheduler.fail(plan, f"the model could not compute this step: {type(error).__name__}")
-                self._deliver()
-            return True
+            result = _complete(self._worker.run(plan), plan)
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            log.exception("step %d failed; each of its requests is computed by itself", plan.step)
+            found = self._run_one_by_one(plan, error)
+            if found is None:
+                return True
+            result = found
         with self._lock:
-            for update in self.scheduler.apply(plan, sampled.token_ids):
-                self._take(update, sampled)
+            reader = StepReader(self._live, plan, result, self.scheduler.weights_version)
+            for update in self.scheduler.apply(plan, result.token_ids, result.drafts, reader):
+                self._take(update, reader)
             self._deliver()
+            self.scheduler.observe(self._clock() - begun)
         return True
 
-    def _take(self, update: Update, sampled: Sampled) -> None:
-        """Turn one sequence's step into events. What raises here is that request's alone."""
-        state = update.sequence.state
-        live = self._live[state.request.id]
-        if not live.ready:
-            live.ready = True
-            live.events.append(Ready(state.request.id, state.seed))
-        if update.token_id is None or update.row is None:
-            return
-        try:
-            tokens = self._tokens(
-                update, update.token_id, live.outputs[update.sequence.choice], sampled.logprobs[update.row]
-            )
-        except Exception as error:
-            log.exception("the output of request %s failed; it ends with an error", state.request.id)
-            self._fail(update.sequence, f"its text could not be made: {type(error).__name__}")
-        else:
-            live.events.append(tokens)
+    def _run_one_by_one(self, plan: StepPlan, error: BaseException) -> StepResult | None:
+        """A step that failed, sequence by sequence: those that fail by themselves end, whatever it is that they do to
+        the model, and the others get what they would have got. None if nobody got anything; the step is then over."""
+        with self._lock:
+            parts = self.scheduler.split(plan)
+        results: list[StepResult | None] = []
+        for sequence, alone in parts:
+            result = None
+            if alone is not None:
+                try:
+                    if len(parts) == 1:
+                        raise error
+                    result = _complete(self._worker.run(alone), alone)
+                except INTERRUPTS:
+                    raise
+                except BaseException as failure:
+                    with self._lock:
+                        what = describe_failure(sequence, "the model could not compute this step", failure)
+                        self.scheduler.finish(sequence, "error", what)
+                        self._deliver()
+            results.append(result)
+        if any(result is not None for result in results):
+            return joined(plan, results)
+        with self._lock:
+            self.scheduler.fail(plan, "the model could not compute this step")
+            self._deliver()
+        return None
 
-    def _tokens(self, update: Update, token_id: int, output: ChoiceOutput, logprob: TokenLogprob | None) -> Tokens:
+    def _take(self, update: Update, reader: StepReader) -> None:
         sequence = update.sequence
-        # A stop token ends the sequence and is counted, but is not part of the text.
-        text = "" if update.reason == "stop" else output.push([token_id])
-        if update.reason is not None and not output.stopped:
-            text += output.end()
-        if output.stopped:
-            self.scheduler.finish(sequence, "stop")
-        logprobs = None if logprob is None else (logprob,)
-        version = self.scheduler.weights_version
-        return Tokens(sequence.request.id, sequence.choice, text, (token_id,), logprobs, version)
-
-    def _fail(self, sequence: Sequence, error: str) -> None:
-        self.scheduler.finish(sequence, "error", error)
-        # Where this very token had ended the choice, its text is missing all the same.
-        sequence.finish_reason = "error"
-        sequence.state.error = sequence.state.error or error
+        try:
+            reader.take(update)
+        except Exception as error:
+            sequence.state.note_error(describe_failure(sequence, "its output could not be told", error))
+            self.scheduler.finish(sequence, "error")
+            sequence.finish_reason = "error"
 
     def _deliver(self) -> None:
         """Hand every request its events, the Finish of those that ended last."""
@@ -183,34 +262,49 @@ class EngineLoop:
         for live in [live for live in self._live.values() if live.events]:
             self._send(live)
 
-    def _finish(self, live: _Live) -> None:
+    def _finish(self, live: Live) -> None:
         """The last events: text still held back where a choice was cut short, then Finish."""
         state = live.state
         for sequence, output in zip(state.sequences, live.outputs, strict=True):
             if sequence.finish_reason not in ("stop", "length", "error"):
                 try:
                     held = output.end()
-                except Exception as error:
+                except INTERRUPTS:
+                    raise
+                except BaseException as error:
                     log.exception("the last text of request %s failed", state.request.id)
                     sequence.finish_reason = "error"
-                    state.error = state.error or f"its text could not be made: {type(error).__name__}"
+                    state.note_error(f"its text could not be made: {type(error).__name__}")
                     continue
                 if held:
                     version = self.scheduler.weights_version
                     live.events.append(Tokens(state.request.id, sequence.choice, held, (), weights_version=version))
         live.events.append(Finish(state.request.id, state.reasons, state.usage, state.error))
+        self.adapters.leave(state.adapter)
         self._send(live)
 
-    def _send(self, live: _Live) -> None:
+    def _send(self, live: Live) -> None:
         events, live.events = live.events, []
         try:
             live.sink(events)
-        except Exception:
+        except INTERRUPTS:
+            raise
+        except BaseException:
             log.exception("the reader of request %s raised; it is aborted", live.state.request.id)
             self.scheduler.abort(live.state.request.id)
 
+    def _with_bad_words_as_ids(self, params: SamplingParams, encode: Callable[[str], Sequence[int]]) -> SamplingParams:
+        try:
+            return with_bad_words_as_ids(params, encode)
+        except (AdmissionError, *INTERRUPTS):
+            raise
+        except BaseException as error:
+            raise AdmissionError("cannot be tokenised", where="bad_words", found=type(error).__name__) from error
 
-def _complete(sampled: Sampled, plan: StepPlan) -> Sampled:
-    if not len(sampled.token_ids) == len(sampled.logprobs) == plan.num_rows:
-        raise ValueError(f"the worker returned {len(sampled.token_ids)} tokens for {plan.num_rows} rows")
-    return sampled
+
+def _complete(result: StepResult, plan: StepPlan) -> StepResult:
+    if not len(result.token_ids) == len(result.logprobs) == plan.num_rows:
+        raise ValueError(f"the worker returned {len(result.token_ids)} tokens for {plan.num_rows} rows")
+    if result.drafts is not None and len(result.drafts) != plan.num_sequences:
+        raise ValueError(f"the worker returned drafts of {len(result.drafts)} sequences for {plan.num_sequences}")
+    return result

@@ -1,10 +1,14 @@
 """The step plan: all that a worker is told about one step, in flat arrays.
 
-T tokens of B sequences are computed together; R of the rows get their logits and a token each.
-Everything a kernel needs (where each token's keys and values go, where each sequence's are) and all
-that sampling needs is in here, so that the same bytes make every tensor-parallel rank do the same.
+T tokens of B sequences are computed together; R of the rows are looked at: a token is sampled there, one that is
+known is scored, or the hidden state itself is wanted. Everything a kernel needs (where each token's keys and values
+go, where each sequence's are) and all that sampling needs is in here, so that the same bytes make every
+tensor-parallel rank do the same.
 
-Bytes: b"DSP1", header length (uint32, little-endian), a JSON header (step number; name, type and
+Speculation: a sequence's last `drafted` tokens are guesses that nobody has sampled yet. A row is sampled at the token
+before them and at each of them; `deepseek.engine.speculation` says which guesses those rows confirm.
+
+Bytes: b"DSP1", header length (uint32, little-endian), a JSON header (the plain numbers; name, type and
 shape of every array), then the arrays, little-endian, each at a multiple of 8 bytes. Nothing in it
 can carry code.
 """
@@ -13,74 +17,93 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Collection
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from deepseek.core.errors import LayoutError
 from deepseek.engine.request import Sequence
+from deepseek.engine.sampling_plan import (
+    KIND_EMBED,
+    KIND_SAMPLE,
+    KIND_SCORE,
+    Int32,
+    Int64,
+    Row,
+    SamplingPlan,
+    plan_array,
+    sampling_plan,
+)
 
-KIND_SAMPLE = 0
-KIND_SCORE = 1
+__all__ = [
+    "DRAFT_LATER",
+    "DRAFT_NOW",
+    "DRAFT_SKIPPED",
+    "KIND_EMBED",
+    "KIND_SAMPLE",
+    "KIND_SCORE",
+    "Part",
+    "SamplingPlan",
+    "StepPlan",
+    "build_plan",
+    "rows_of",
+]
 
-Int64 = npt.NDArray[np.int64]
-Int32 = npt.NDArray[np.int32]
+DRAFT_SKIPPED = 0
+"""The draft layer does not see this step's tokens: its cache has holes there."""
+DRAFT_LATER = 1
+"""It will see them before the next step in which it is needed."""
+DRAFT_NOW = 2
+"""It sees them, and guesses what comes next."""
 
 _MAGIC = b"DSP1"
 _ALIGN = 8
 
 
-def _array(dtype: str, *shape: str) -> Any:
-    return field(metadata={"dtype": dtype, "shape": shape})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SamplingPlan:
-    """How to draw one token for each sampled row.
-
-    Noise comes from a counter-based generator keyed by (seed, choice, position, draw): `position` is the
-    index in its sequence of the token to be drawn, whatever was batched, chunked, cached or preempted.
-    """
-
-    temperature: npt.NDArray[np.float32] = _array("<f4", "R")
-    top_p: npt.NDArray[np.float32] = _array("<f4", "R")
-    top_k: Int32 = _array("<i4", "R")
-    seed: npt.NDArray[np.uint64] = _array("<u8", "R")
-    choice: Int32 = _array("<i4", "R")
-    position: Int64 = _array("<i8", "R")
-    logprobs: Int32 = _array("<i4", "R")
-    """Alternatives to report beside each token; -1: report nothing."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class StepPlan:
-    """One step. T tokens, B sequences, R sampled rows, M blocks in the longest table.
+    """One step. T tokens, B sequences, R rows to look at, M blocks in the longest table.
 
-    Tokens of one sequence lie together and in order: those of sequence b are rows cu_q[b]..cu_q[b+1].
+    Tokens of one sequence lie together and in order: those of sequence b are rows cu_q[b]..cu_q[b+1]. So do its rows.
     Arrays read from bytes are read-only views.
+
+    step: its number. draft_layer: what becomes of the model's own draft layer, DRAFT_SKIPPED, DRAFT_LATER or DRAFT_NOW.
     """
 
     step: int
+    draft_layer: int
     sampling: SamplingPlan
-    token_ids: Int64 = _array("<i8", "T")
-    positions: Int64 = _array("<i8", "T")
-    slots: Int64 = _array("<i8", "T")
+    token_ids: Int64 = plan_array("<i8", "T")
+    positions: Int64 = plan_array("<i8", "T")
+    slots: Int64 = plan_array("<i8", "T")
     """Where the token's keys and values go: block x block_size + offset."""
-    seq_of_token: Int64 = _array("<i8", "T")
-    lengths: Int32 = _array("<i4", "B")
-    """Tokens in the cache after this step's are written; what attention may read."""
-    cu_q: Int32 = _array("<i4", "B+1")
-    block_tables: Int32 = _array("<i4", "B", "M")
+    seq_of_token: Int64 = plan_array("<i8", "T")
+    adapter_of_token: Int32 = plan_array("<i4", "T")
+    """Handle of the adapter to compute with; -1: none."""
+    lengths: Int32 = plan_array("<i4", "B")
+    """Tokens in the cache after this step's are written; what attention may read. The block of the last one is the
+    sequence's own to its end."""
+    cu_q: Int32 = plan_array("<i4", "B+1")
+    drafted: Int32 = plan_array("<i4", "B")
+    """How many of the sequence's tokens, at its end, are drafts."""
+    propose: Int32 = plan_array("<i4", "B")
+    """How many tokens the draft layer shall guess for the sequence, at most, where it samples one."""
+    next_ids: Int64 = plan_array("<i8", "B")
+    """The token after the last one computed, where it is known; -1: it is sampled now, or there is none."""
+    block_tables: Int32 = plan_array("<i4", "B", "M")
     """Padded with 0."""
-    rows: Int64 = _array("<i8", "R")
+    rows: Int64 = plan_array("<i8", "R")
     """Index into T."""
-    row_sequence: Int64 = _array("<i8", "R")
+    row_sequence: Int64 = plan_array("<i8", "R")
     """Index into B."""
-    row_kind: Int32 = _array("<i4", "R")
-    """KIND_SAMPLE or KIND_SCORE."""
+    row_kind: Int32 = plan_array("<i4", "R")
+    """KIND_SAMPLE, KIND_SCORE or KIND_EMBED."""
+    row_target: Int64 = plan_array("<i8", "R")
+    """The token to score; -1 elsewhere."""
 
     @property
     def num_tokens(self) -> int:
@@ -100,7 +123,8 @@ class StepPlan:
             for name, owner, attribute, dtype in _fields(self)
         ]
         described = [[name, array.dtype.str, list(array.shape)] for name, array in arrays]
-        header = json.dumps({"step": self.step, "arrays": described}, separators=(",", ":")).encode()
+        content = {"step": self.step, "draft_layer": self.draft_layer, "arrays": described}
+        header = json.dumps(content, separators=(",", ":")).encode()
         parts = [_MAGIC, struct.pack("<I", len(header)), header, b"\0" * _padding(len(_MAGIC) + 4 + len(header))]
         for _, array in arrays:
             raw = array.tobytes()
@@ -110,7 +134,7 @@ class StepPlan:
     @classmethod
     def from_bytes(cls, data: bytes) -> StepPlan:
         """The inverse of `to_bytes`. Raises LayoutError for anything that is not a whole, consistent plan."""
-        step, arrays = _parse(data)
+        numbers, arrays = _parse(data)
         sizes: dict[str, int] = {}
         top: dict[str, Any] = {}
         sampling: dict[str, Any] = {}
@@ -132,60 +156,140 @@ class StepPlan:
             (sampling if owner else top)[attribute] = array
         if arrays:
             raise LayoutError("unknown array in a step plan", where=next(iter(arrays)))
-        return cls(step=step, sampling=SamplingPlan(**sampling), **top)
+        return cls(step=numbers[0], draft_layer=numbers[1], sampling=SamplingPlan(**sampling), **top)
 
 
-def build_plan(step: int, scheduled: Seq[tuple[Sequence, int]], block_size: int) -> StepPlan:
-    """Lay out `scheduled`: each sequence with how many of its tokens, from `computed` on, this step computes.
+class Part(NamedTuple):
+    """One sequence's share of a step.
 
-    A sequence whose last known token is computed gets a sampled row.
+    num_tokens: computed from `sequence.computed` on, the drafts among them. drafted: how many of `sequence.draft`
+    come last. masks: what a grammar allows at each of the sampled rows, int32 [drafted + 1, W]; None: anything.
     """
-    starts = np.array([sequence.computed for sequence, _ in scheduled], np.int64)
-    counts = np.array([count for _, count in scheduled], np.int64)
-    cu_q = np.zeros(len(scheduled) + 1, np.int64)
-    np.cumsum(counts, out=cu_q[1:])
 
-    block_tables = np.zeros((len(scheduled), max(len(sequence.blocks) for sequence, _ in scheduled)), np.int32)
+    sequence: Sequence
+    num_tokens: int
+    drafted: int = 0
+    masks: Int32 | None = None
+
+    @property
+    def samples(self) -> bool:
+        """Whether the step reaches the end of what is known, and a token is wanted there."""
+        sequence = self.sequence
+        return sequence.state.samples and sequence.computed + self.num_tokens - self.drafted == sequence.total
+
+
+def rows_of(part: Part) -> list[tuple[Row, int]]:
+    """What is looked at of one part: the rows, and for each its index among the part's tokens."""
+    sequence, count, drafted, masks = part
+    state = sequence.state
+    rows: list[tuple[Row, int]] = []
+    start, end = sequence.computed, sequence.computed + count
+    if state.reads_prompt and sequence.choice == 0:
+        kind, first, last = KIND_SCORE, max(start, sequence.reported), min(end, sequence.prompt_tokens - 1)
+        if state.embeds:
+            kind, last = KIND_EMBED, min(end, sequence.prompt_tokens)
+            if state.request.pooling == "last":
+                first = max(first, sequence.prompt_tokens - 1)
+        rows += [(Row(sequence, 0, None, kind), position - start) for position in range(first, last)]
+    if part.samples:
+        at = count - 1 - drafted
+        for index in range(drafted + 1):
+            rows.append((Row(sequence, index, None if masks is None else masks[index]), at + index))
+    return rows
+
+
+def build_plan(
+    step: int,
+    parts: Seq[Part],
+    block_size: int,
+    *,
+    end_ids: Collection[int] = (),
+    draft_layer: int = DRAFT_SKIPPED,
+    propose: Seq[int] | None = None,
+) -> StepPlan:
+    """Lay out `parts` in their order. end_ids: the model's end-of-sequence ids. The rest as in `StepPlan`."""
+    # Lists first, one conversion each: on the few tokens of a decoding step numpy's calls would cost more than they do.
     token_ids: list[int] = []
-    sampled: list[int] = []
-    for index, (sequence, count) in enumerate(scheduled):
-        block_tables[index, : len(sequence.blocks)] = sequence.blocks
-        end = sequence.computed + count
-        token_ids += sequence.token_ids[sequence.computed : end]
-        if end == len(sequence.token_ids):
-            sampled.append(index)
-
-    seq_of_token = np.repeat(np.arange(len(scheduled)), counts)
-    positions = np.arange(len(token_ids)) + (starts - cu_q[:-1])[seq_of_token]
-    slots = block_tables[seq_of_token, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    row_sequence = np.array(sampled, np.int64)
+    positions: list[int] = []
+    slots: list[int] = []
+    seq_of_token: list[int] = []
+    adapters: list[int] = []
+    lengths: list[int] = []
+    cu_q = [0]
+    next_ids: list[int] = []
+    rows: list[int] = []
+    row_sequence: list[int] = []
+    row_kind: list[int] = []
+    row_target: list[int] = []
+    sampled: list[Row] = []
+    block_tables = np.zeros((len(parts), max([len(part.sequence.blocks) for part in parts])), np.int32)
+    for index, part in enumerate(parts):
+        sequence, count, drafted, masks = part
+        state, known, blocks = sequence.state, sequence.token_ids, sequence.blocks
+        start = sequence.computed
+        end, first = start + count, len(token_ids)
+        block_tables[index, : len(blocks)] = blocks
+        if count == 1:
+            token_ids.append(known[start])
+            positions.append(start)
+            slots.append(blocks[start // block_size] * block_size + start % block_size)
+            seq_of_token.append(index)
+            adapters.append(state.adapter)
+        else:
+            token_ids += known[start:end]
+            if drafted:
+                token_ids += sequence.draft[:drafted]
+            positions.extend(range(start, end))
+            slots += _slots(blocks, start, end, block_size)
+            seq_of_token += [index] * count
+            adapters += [state.adapter] * count
+        lengths.append(end)
+        cu_q.append(first + count)
+        next_ids.append(known[end] if end < len(known) else -1)
+        if state.samples and not state.reads_prompt and not drafted:
+            if end == len(known):
+                rows.append(first + count - 1)
+                row_sequence.append(index)
+                row_kind.append(KIND_SAMPLE)
+                row_target.append(-1)
+                sampled.append(Row(sequence, 0, None if masks is None else masks[0]))
+            continue
+        for row, place in rows_of(part):
+            rows.append(first + place)
+            row_sequence.append(index)
+            row_kind.append(row.kind)
+            row_target.append(known[start + place + 1] if row.kind == KIND_SCORE else -1)
+            sampled.append(row)
     return StepPlan(
         step=step,
-        sampling=_sampling_plan([scheduled[index][0] for index in sampled]),
+        draft_layer=draft_layer,
+        propose=np.zeros(len(parts), np.int32) if propose is None else np.array(propose, np.int32),
+        sampling=sampling_plan(sampled, end_ids),
         token_ids=np.array(token_ids, np.int64),
-        positions=positions,
-        slots=slots,
-        seq_of_token=seq_of_token,
-        lengths=(starts + counts).astype(np.int32),
-        cu_q=cu_q.astype(np.int32),
+        positions=np.array(positions, np.int64),
+        slots=np.array(slots, np.int64),
+        seq_of_token=np.array(seq_of_token, np.int64),
+        adapter_of_token=np.array(adapters, np.int32),
+        lengths=np.array(lengths, np.int32),
+        cu_q=np.array(cu_q, np.int32),
+        drafted=np.array([part.drafted for part in parts], np.int32),
+        next_ids=np.array(next_ids, np.int64),
         block_tables=block_tables,
-        rows=cu_q[row_sequence + 1] - 1,
-        row_sequence=row_sequence,
-        row_kind=np.full(len(sampled), KIND_SAMPLE, np.int32),
+        rows=np.array(rows, np.int64),
+        row_sequence=np.array(row_sequence, np.int64),
+        row_kind=np.array(row_kind, np.int32),
+        row_target=np.array(row_target, np.int64),
     )
 
 
-def _sampling_plan(sequences: Seq[Sequence]) -> SamplingPlan:
-    params = [sequence.request.sampling for sequence in sequences]
-    return SamplingPlan(
-        temperature=np.array([p.temperature for p in params], np.float32),
-        top_p=np.array([p.top_p for p in params], np.float32),
-        top_k=np.array([min(p.top_k, 2**31 - 1) for p in params], np.int32),
-        seed=np.array([sequence.state.seed for sequence in sequences], np.uint64),
-        choice=np.array([sequence.choice for sequence in sequences], np.int32),
-        position=np.array([sequence.total for sequence in sequences], np.int64),
-        logprobs=np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32),
-    )
+def _slots(blocks: Seq[int], start: int, end: int, block_size: int) -> list[int]:
+    """Where positions start..end go."""
+    slots: list[int] = []
+    for number in range(start // block_size, -(-end // block_size)):
+        base = number * block_size
+        shift = (blocks[number] - number) * block_size
+        slots += range(max(start, base) + shift, min(end, base + block_size) + shift)
+    return slots
 
 
 def _spec() -> list[tuple[str, str, tuple[str, ...]]]:
@@ -212,7 +316,7 @@ def _padding(size: int) -> int:
     return -size % _ALIGN
 
 
-def _parse(data: bytes) -> tuple[int, dict[str, npt.NDArray[Any]]]:
+def _parse(data: bytes) -> tuple[tuple[int, int], dict[str, npt.NDArray[Any]]]:
     try:
         if data[: len(_MAGIC)] != _MAGIC:
             raise ValueError(f"it starts with {data[: len(_MAGIC)]!r}, not {_MAGIC!r}")
@@ -231,6 +335,6 @@ def _parse(data: bytes) -> tuple[int, dict[str, npt.NDArray[Any]]]:
             offset += array.nbytes + _padding(array.nbytes)
         if offset != len(data):
             raise ValueError(f"it has {len(data)} bytes, its header describes {offset}")
-        return int(header["step"]), arrays
+        return (int(header["step"]), int(header["draft_layer"])), arrays
     except (ValueError, KeyError, TypeError, struct.error, OverflowError) as error:
         raise LayoutError("not the bytes of a step plan", found=str(error)) from error

@@ -9,12 +9,17 @@ moves `computed` towards `total`; when it arrives, one new token is sampled and 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from deepseek.core.engine import FinishReason, Request, Usage
 from deepseek.engine.blocks import BlockKey, block_key
+from deepseek.engine.history import History
+from deepseek.engine.ngram import NgramIndex
+
+if TYPE_CHECKING:
+    from deepseek.engine.grammar import Matcher
 
 
 class Status(Enum):
@@ -40,6 +45,10 @@ class Sequence:
     token_ids: prompt, then output. blocks: its block table, int32. computed: tokens whose keys and
     values are in the cache. served: the most tokens ever computed, which a tenant has paid for.
     cached_tokens: tokens of the prompt found in the prefix cache when it was first admitted.
+    draft: guesses at what comes next, to be confirmed or not by the next step; dropped when it stops running.
+    holes: whether the model's draft layer missed tokens of it.
+    reported: positions of the prompt whose scores or hidden states have been handed out.
+    grammar: where its constraint has come to. history, ngrams: what sampling and drafting remember of its tokens.
     """
 
     __slots__ = (
@@ -48,8 +57,14 @@ class Sequence:
         "cached_tokens",
         "choice",
         "computed",
+        "draft",
         "finish_reason",
+        "grammar",
+        "history",
+        "holes",
+        "ngrams",
         "rank",
+        "reported",
         "served",
         "state",
         "status",
@@ -67,6 +82,12 @@ class Sequence:
         self.cached_tokens: int | None = None
         self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None
+        self.draft: list[int] = []
+        self.reported = 0
+        self.holes = False
+        self.grammar: Matcher | None = None
+        self.history: History | None = None
+        self.ngrams: NgramIndex | None = None
         self._keys: list[BlockKey] = []
 
     def __repr__(self) -> str:
@@ -78,6 +99,11 @@ class Sequence:
     @property
     def request(self) -> Request:
         return self.state.request
+
+    @property
+    def adapter(self) -> int:
+        """Its adapter's handle; -1: none."""
+        return self.state.adapter
 
     @property
     def total(self) -> int:
@@ -119,22 +145,59 @@ class RequestState:
 
     Choices after the first are held back until the first has computed the part of the prompt that
     fills whole blocks; they then find it in the prefix cache.
+    samples: whether tokens are wanted. embeds: whether a vector is, instead. reads_prompt: whether the first choice
+    hands out something for positions of the prompt, scores or hidden states.
     """
 
-    __slots__ = ("arrival", "cache_root", "error", "held", "request", "seed", "sequences", "started")
+    __slots__ = (
+        "adapter",
+        "arrival",
+        "cache_root",
+        "embeds",
+        "error",
+        "held",
+        "reads_prompt",
+        "request",
+        "samples",
+        "seed",
+        "sequences",
+        "started",
+    )
 
     def __init__(
-        self, request: Request, *, arrival: float, seed: int, order: int, ageing_s: float, cache_root: bytes
+        self,
+        request: Request,
+        *,
+        arrival: float,
+        seed: int,
+        order: int,
+        ageing_s: float,
+        cache_root: bytes,
+        adapter: int = -1,
+        new_grammar: Callable[[], Matcher] | None = None,
     ) -> None:
         self.request = request
+        self.embeds = request.task == "embed"
+        self.samples = not self.embeds and request.sampling.max_tokens > 0
+        self.reads_prompt = self.embeds or request.sampling.prompt_logprobs is not None
+        self.adapter = adapter
         self.arrival = arrival
         self.seed = seed
         self.cache_root = cache_root
         self.started = False
         self.error: str | None = None
         urgency = request.priority * ageing_s + arrival
-        self.sequences = [Sequence(self, choice, Rank(urgency, order + choice)) for choice in range(request.sampling.n)]
+        # Where nothing is sampled, more choices would be the same one again.
+        choices = range(request.sampling.n if self.samples else 1)
+        self.sequences = [Sequence(self, choice, Rank(urgency, order + choice)) for choice in choices]
         self.held: list[Sequence] = self.sequences[1:]
+        if new_grammar is not None:
+            for sequence in self.sequences:
+                sequence.grammar = new_grammar()
+
+    def note_error(self, error: str) -> None:
+        """What went wrong; of several the first is told."""
+        self.error = self.error or error
 
     @property
     def finished(self) -> bool:

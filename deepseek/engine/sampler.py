@@ -1,114 +1,154 @@
 """From logits to token ids, one row at a time, so that a row's token never depends on its neighbours.
 
+    sample(logits, plan, kinds, targets) -> Sampled
+
+The order, as in vLLM up to the temperature and as in transformers from there on: logit bias and bans; repetition,
+then frequency and presence penalty; the grammar's mask; temperature; top-k; top-p; min-p. Log-probabilities are
+those of the raw logits at temperature 1, whatever was done to them for the draw.
+
 Noise is counter-based: Philox (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011) keyed by
 (seed, choice), counted by (position, draw). The same request therefore draws the same numbers alone, in a batch,
 after a preemption, or in another process. A token is the point where the cumulative distribution passes the drawn
-number; probabilities are float64.
+number; probabilities are float64. Everything but the greedy choice, which no neighbour can touch, is computed on
+one row alone: a sum over rows side by side may round differently.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from deepseek.core.engine import TokenLogprob
-from deepseek.engine.plan import SamplingPlan
+from deepseek.engine.draw import Floats, draw, draw_uniform, largest, scratch_for
+from deepseek.engine.result import FAILED_ROW
+from deepseek.engine.sampling_plan import KIND_EMBED, KIND_SAMPLE, KIND_SCORE, Int32, Int64, SamplingPlan
 
-FAILED_ROW = -1
-_HEAD = 512  # candidates looked at first when only top-p cuts: nearly always enough
+Row = npt.NDArray[np.float32]
 
-Floats = npt.NDArray[np.float64]
+log = logging.getLogger("deepseek.engine")
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One entry per sampled row: the token id (FAILED_ROW where the logits were not numbers) and its logprob if asked."""
+    """One entry for each of the plan's R rows.
+
+    token_ids: the token drawn; of a score row its target. FAILED_ROW where the logits were not numbers, where
+    nothing was allowed, and for embed rows. logprobs: that token's, if asked for; a score row's always.
+    """
 
     token_ids: list[int]
     logprobs: list[TokenLogprob | None]
 
 
-def sample(logits: Tensor, plan: SamplingPlan) -> Sampled:
-    """Draw a token for each row of `logits` float32 [R, V]."""
+def sample(logits: Tensor, plan: SamplingPlan, kinds: Int32 | None = None, targets: Int64 | None = None) -> Sampled:
+    """Draw, or score, a token for each row of the plan.
+
+    logits: float32 [L, V], the rows whose kind is not KIND_EMBED, in the plan's order; not changed.
+    kinds, targets: [R], each row's kind (None: all KIND_SAMPLE) and the token to score.
+    Ids that the vocabulary lacks have no effect in biases and penalties; as a target they fail the row.
+    """
     rows: npt.NDArray[np.float32] = logits.numpy()
-    best = rows.argmax(axis=1) if len(rows) else np.zeros(0, np.int64)
-    token_ids: list[int] = []
-    logprobs: list[TokenLogprob | None] = []
-    for index, row in enumerate(rows):
-        token = int(best[index])
-        if not np.isfinite(row[token]):
-            token_ids.append(FAILED_ROW)
-            logprobs.append(None)
-            continue
-        temperature = float(plan.temperature[index])
-        if temperature > 0.0:
-            uniform = draw_uniform(int(plan.seed[index]), int(plan.choice[index]), int(plan.position[index]))
-            token = draw(row, temperature, float(plan.top_p[index]), int(plan.top_k[index]), uniform)
-        wanted = int(plan.logprobs[index])
-        token_ids.append(token)
-        logprobs.append(None if wanted < 0 else describe(row, token, wanted))
+    count = len(plan.temperature)
+    plain = kinds is None or not kinds.any()  # KIND_SAMPLE is 0
+    which = np.arange(count) if plain or kinds is None else np.flatnonzero(kinds != KIND_EMBED)
+    token_ids = [FAILED_ROW] * count
+    logprobs: list[TokenLogprob | None] = [None] * count
+    if not len(which):
+        return Sampled(token_ids, logprobs)
+    best = rows.argmax(axis=1)  # NaN counts as the largest
+    sound = np.isfinite(rows[np.arange(len(rows)), best])
+    simple = sound & ~_is_special(plan)[which]
+    if not plain and kinds is not None:
+        simple &= kinds[which] == KIND_SAMPLE
+    scratch = scratch_for(rows.shape[1])
+    for index, row_index in enumerate(which.tolist()):
+        if simple[index]:
+            token_ids[row_index] = int(best[index])
+        elif sound[index]:
+            kind = KIND_SAMPLE if kinds is None else int(kinds[row_index])
+            target = FAILED_ROW if targets is None else int(targets[row_index])
+            try:
+                token, logprob = _one(rows[index], int(best[index]), plan, row_index, kind, target, scratch)
+            except Exception:
+                log.exception("a row could not be sampled; its sequence ends with an error")
+                continue
+            token_ids[row_index], logprobs[row_index] = token, logprob
     return Sampled(token_ids, logprobs)
 
 
-def draw_uniform(seed: int, choice: int, position: int, draw: int = 0) -> float:
-    """The number in [0, 1) that belongs to this place: 53 bits of Philox4x64."""
-    bits = np.random.Philox(
-        key=np.array([seed, choice], np.uint64), counter=np.array([position, draw, 0, 0], np.uint64)
-    )
-    return float(int(bits.random_raw()) >> 11) * 2.0**-53
-
-
-def draw(row: npt.NDArray[np.float32], temperature: float, top_p: float, top_k: int, uniform: float) -> int:
-    """One token of `row` [V]: scale by temperature, keep the top k, of those the smallest set reaching top-p, draw."""
-    scaled = row.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max())
-    if top_k <= 0 and top_p >= 1.0:
-        return _pick(weights, uniform)
-    candidates = _candidates(weights, top_p, top_k)
-    kept = weights[candidates]
-    if top_p < 1.0:
-        total = kept.sum() if top_k > 0 else weights.sum()
-        reached = int(np.searchsorted(np.cumsum(kept), top_p * total)) + 1
-        candidates, kept = candidates[:reached], kept[:reached]
-    return int(candidates[_pick(kept, uniform)])
-
-
-def describe(row: npt.NDArray[np.float32], token: int, alternatives: int) -> TokenLogprob:
+def describe(row: Row, token: int, alternatives: int, scratch: Floats | None = None) -> TokenLogprob:
     """The token's log-probability at temperature 1 over the whole vocabulary, and those of the likeliest tokens."""
-    wide = row.astype(np.float64)
-    largest = wide.max()
-    log_total = largest + np.log(np.exp(wide - largest).sum())
-    top = _largest(wide, alternatives) if alternatives else ()
-    return TokenLogprob(token, float(wide[token] - log_total), tuple((int(i), float(wide[i] - log_total)) for i in top))
+    weights = (scratch_for(len(row)) if scratch is None else scratch)[0]
+    best = float(row.max())
+    np.copyto(weights, row)
+    weights -= best
+    log_total = best + float(np.log(np.exp(weights, out=weights).sum()))
+    top = largest(row, alternatives).tolist() if alternatives else ()
+    return TokenLogprob(token, float(row[token]) - log_total, tuple((i, float(row[i]) - log_total) for i in top))
 
 
-def _candidates(weights: Floats, top_p: float, top_k: int) -> npt.NDArray[np.int64]:
-    """Token ids by falling weight: the top k, or at least as many as top-p can need."""
-    size = len(weights)
-    if top_k > 0:
-        return _largest(weights, min(top_k, size))
-    head = _largest(weights, min(_HEAD, size))
-    if weights[head].sum() >= top_p * weights.sum():
-        return head
-    return _largest(weights, size)
+def _is_special(plan: SamplingPlan) -> npt.NDArray[np.bool_]:
+    """Rows that ask for more than the best of their logits. [R]"""
+    asks = (plan.temperature > 0) | (plan.logprobs >= 0) | (plan.mask_of_row >= 0)
+    return asks | (np.diff(plan.bias_start) > 0) | (np.diff(plan.seen_start) > 0)
 
 
-def _largest(values: Floats, count: int) -> npt.NDArray[np.int64]:
-    """Indices of the `count` largest, largest first, ties by smaller index."""
-    if count >= len(values):
-        found = np.arange(len(values))
-    else:
-        border = np.partition(values, len(values) - count)[len(values) - count]
-        above = np.flatnonzero(values > border)
-        found = np.concatenate([above, np.flatnonzero(values == border)[: count - len(above)]])
-    return found[np.argsort(-values[found], kind="stable")]
+def _one(
+    row: Row, best: int, plan: SamplingPlan, index: int, kind: int, target: int, scratch: Floats
+) -> tuple[int, TokenLogprob | None]:
+    """Row `index` of the plan, whose logits are `row` [V], the largest at `best`."""
+    wanted = int(plan.logprobs[index])
+    if kind == KIND_SCORE:
+        if not 0 <= target < len(row):
+            return FAILED_ROW, None
+        return target, describe(row, target, max(wanted, 0), scratch)
+    changed = _changed(row, plan, index)
+    token = best
+    if changed is not row:
+        token = int(changed.argmax())
+        if not np.isfinite(changed[token]):
+            return FAILED_ROW, None
+    temperature = float(plan.temperature[index])
+    if temperature > 0.0:
+        uniform = draw_uniform(int(plan.seed[index]), int(plan.choice[index]), int(plan.position[index]))
+        top_p, top_k, min_p = float(plan.top_p[index]), int(plan.top_k[index]), float(plan.min_p[index])
+        token = draw(changed, temperature, top_p, top_k, uniform, min_p, scratch=scratch)
+    return token, None if wanted < 0 else describe(row, token, wanted, scratch)
 
 
-def _pick(weights: Floats, uniform: float) -> int:
-    """The first index at which the running sum exceeds `uniform` of the whole; never one of weight 0."""
-    running = np.cumsum(weights)
-    index = int(np.searchsorted(running, uniform * running[-1], side="right"))
-    return min(index, int(np.flatnonzero(weights)[-1]))
+def _changed(row: Row, plan: SamplingPlan, index: int) -> Row:
+    """The logits after biases, penalties and mask; `row` itself where there are none."""
+    biased = slice(int(plan.bias_start[index]), int(plan.bias_start[index + 1]))
+    seen = slice(int(plan.seen_start[index]), int(plan.seen_start[index + 1]))
+    mask_index = int(plan.mask_of_row[index])
+    if biased.start == biased.stop and seen.start == seen.stop and mask_index < 0:
+        return row
+    row = row.copy()
+    with np.errstate(over="ignore"):  # what overflows is infinite, and fails the row
+        if biased.start < biased.stop:
+            ids, values = _known(plan.bias_ids[biased], plan.bias_values[biased], len(row))
+            row[ids] += values
+        if seen.start < seen.stop:
+            ids, counts = _known(plan.seen_ids[seen], plan.seen_counts[seen], len(row))
+            penalised = row[ids].astype(np.float64)
+            repetition = float(plan.repetition[index])
+            penalised = np.where(penalised > 0, penalised / repetition, penalised * repetition)
+            penalised -= float(plan.frequency[index]) * counts
+            penalised -= float(plan.presence[index]) * (counts > 0)
+            row[ids] = penalised
+    if mask_index >= 0:
+        allowed = np.unpackbits(plan.masks[mask_index].astype("<i4", copy=False).view(np.uint8), bitorder="little")
+        covered = min(len(allowed), len(row))
+        row[:covered] = np.where(allowed[:covered], row[:covered], np.float32(-np.inf))
+        row[covered:] = -np.inf
+    return row
+
+
+def _known(ids: Int32, values: npt.NDArray[Any], size: int) -> tuple[Int32, npt.NDArray[Any]]:
+    known = (ids >= 0) & (ids < size)
+    return (ids, values) if known.all() else (ids[known], values[known])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from deepseek.core.errors import ConfigError
+
+SpeculationMode = Literal["off", "ngram", "mtp", "auto"]
+MAX_DRAFT_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class SchedulerConfig:
     eos_token_ids: end a sequence unless its request says ignore_eos.
     ageing_s: seconds of waiting worth one step of priority.
     numeric_mode: part of the prefix cache's keys, because different modes give different bits.
+    speculation: see `deepseek.engine.speculation`. max_draft_tokens: guesses of one sequence in one step, at most.
     """
 
     num_blocks: int
@@ -29,6 +34,8 @@ class SchedulerConfig:
     ageing_s: float = 30.0
     numeric_mode: str = "exact"
     prefix_cache: bool = True
+    speculation: SpeculationMode = "off"
+    max_draft_tokens: int = 3
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "block_size", "max_tokens_per_step", "max_sequences", "max_waiting"):
@@ -40,6 +47,20 @@ class SchedulerConfig:
             raise ConfigError("the pool holds less than two tokens", where="num_blocks", found=self.num_blocks)
         if self.ageing_s <= 0:
             raise ConfigError("out of range", where="ageing_s", found=self.ageing_s, expected="above 0")
+        if self.speculation not in get_args(SpeculationMode):
+            raise ConfigError(
+                "unknown",
+                where="speculation",
+                found=repr(self.speculation),
+                expected=" or ".join(get_args(SpeculationMode)),
+            )
+        if not 0 <= self.max_draft_tokens <= MAX_DRAFT_TOKENS:
+            raise ConfigError(
+                "out of range",
+                where="max_draft_tokens",
+                found=self.max_draft_tokens,
+                expected=f"0 to {MAX_DRAFT_TOKENS}",
+            )
         if self.max_tokens_per_step < self.max_sequences:
             raise ConfigError(
                 "a step could not advance every running sequence",

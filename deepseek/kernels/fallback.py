@@ -3,8 +3,8 @@
 Linear layers run in tiles of 16 rows, the last one padded with zeros, so that the library's matrix product always
 sees one shape; everything else works within a row. What holds: a row's result does not depend on the number of other
 rows. That it does not depend on its place in a tile or on the thread count rests on the library summing all 16 rows
-alike, which torch's CPU builds do for these sizes (tests/kernels checks it) but do not promise. Slow: weights are
-widened at every call.
+alike, which torch's CPU builds do for these sizes (tests/kernels checks it) but do not promise. Integer weights need no
+tiles: their sums of products are exact. Slow: weights are widened at every call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from deepseek.core.errors import LayoutError
 from deepseek.kernels import reference
-from deepseek.kernels.packed import PackedExperts, PackedHeads, PackedWeight, StoredType
+from deepseek.kernels.packed import INTEGER_BITS, PackedExperts, PackedHeads, PackedWeight, StoredType
+from deepseek.kernels.stack import LayerSpec, Routing, Stack, StackPools, StackStep
 
 ROW_TILE = 16
 
@@ -29,9 +30,19 @@ class ReferenceBackend:
     def __init__(self, reason: str = "asked for") -> None:
         self.reason = reason
 
+    def advise_large_pages(self, memory: Tensor) -> None:
+        pass  # speed only
+
     def pack(self, weight: Tensor, stored: StoredType, scales: Tensor | None) -> PackedWeight:
         n, k = weight.shape
         return PackedWeight(n, k, stored, weight.detach().contiguous(), scales, "rows")
+
+    def pack_integer(self, codes: Tensor, scales: Tensor, bits: int) -> PackedWeight:
+        n, k = codes.shape
+        return PackedWeight(n, k, "int8" if bits == 8 else "int4", codes.contiguous(), scales.contiguous(), "rows")
+
+    def unpack_integer(self, w: PackedWeight) -> tuple[Tensor, Tensor]:
+        return w.data, _integer_scales(w)
 
     def pack_heads(self, n: int, k: int, weights: Sequence[PackedWeight]) -> PackedHeads:
         return PackedHeads(n, k, tuple(weights))
@@ -44,11 +55,16 @@ class ReferenceBackend:
 
     def gather_rows(self, w: PackedWeight, ids: Tensor) -> Tensor:
         _check_range("ids", ids, w.n)
+        if w.dtype in INTEGER_BITS:
+            return reference.dequantise_integer(w.data[ids], _integer_scales(w)[ids], INTEGER_BITS[w.dtype])
         return w.data[ids]
 
     def linear(self, x: Tensor, w: PackedWeight, bias: Tensor | None) -> Tensor:
-        weight = _dequantise(w)
-        y = _in_row_tiles(x, lambda tile: reference.linear(tile, weight), w.n)
+        if w.dtype in INTEGER_BITS:
+            y = reference.integer_linear(x, w.data, _integer_scales(w), INTEGER_BITS[w.dtype])
+        else:
+            weight = _dequantise(w)
+            y = _in_row_tiles(x, lambda tile: reference.linear(tile, weight), w.n)
         return y if bias is None else y + bias
 
     def head_linear(self, x: Tensor, w: PackedHeads, out: Tensor) -> None:
@@ -123,6 +139,21 @@ class ReferenceBackend:
             raise LayoutError("a slot lies outside the pool", found=int(slots.max()), expected=f"< {pool.shape[0]}")
         reference.write_kv(pool, slots, values)
 
+    def route(self, logits: Tensor, correction: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+        rows = [reference.route(logits[t : t + 1], correction, routing) for t in range(logits.shape[0])]
+        if not rows:
+            return torch.empty(0, routing.topk, dtype=torch.int64), logits.new_empty(0, routing.topk)
+        return torch.cat([ids for ids, _ in rows]), torch.cat([weights for _, weights in rows])
+
+    def compile_stack(self, layers: Sequence[LayerSpec], last_norm: Tensor, last_eps: float) -> Stack | None:
+        return None  # operation by operation is all there is
+
+    def stack_pools(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> StackPools:
+        return StackPools(tuple(pairs), None)
+
+    def run_stack(self, stack: Stack, hidden: Tensor, step: StackStep) -> Tensor:
+        raise LayoutError("a stack compiled by another backend", fix="compile it again")
+
     def sigmoid(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1)
         # Whole vectors only: torch computes the last few elements of a tensor with another exp.
@@ -139,6 +170,12 @@ class ReferenceBackend:
     def num_threads(self) -> int:
         return torch.get_num_threads()
 
+    def available_isas(self) -> list[str]:
+        return []  # torch chooses
+
+    def refused_isas(self) -> list[str]:
+        return []
+
     def describe(self) -> dict[str, object]:
         return {
             "backend": self.name,
@@ -151,11 +188,21 @@ class ReferenceBackend:
 
 
 def _dequantise(w: PackedWeight) -> Tensor:
+    _check_layout(w)
+    return reference.dequantise(w.data, w.scales)
+
+
+def _integer_scales(w: PackedWeight) -> Tensor:
+    _check_layout(w)
+    assert w.scales is not None
+    return w.scales
+
+
+def _check_layout(w: PackedWeight) -> None:
     if w.layout != "rows":
         raise LayoutError(
             "this weight was packed for another backend", found=w.layout, expected="rows", fix="pack it again"
         )
-    return reference.dequantise(w.data, w.scales)
 
 
 def _in_row_tiles(x: Tensor, f: Callable[[Tensor], Tensor], width: int) -> Tensor:

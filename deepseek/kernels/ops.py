@@ -11,14 +11,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from deepseek.core.errors import ConfigError, LayoutError
 from deepseek.kernels.backend import current
-from deepseek.kernels.packed import SCALE_BLOCK, PackedExperts, PackedHeads, PackedWeight, same_shape, stored_type
+from deepseek.kernels.packed import (
+    INTEGER_BITS,
+    PANEL,
+    SCALE_BLOCK,
+    PackedExperts,
+    PackedHeads,
+    PackedWeight,
+    check_integer,
+    same_shape,
+    stored_type,
+)
+from deepseek.kernels.stack import LayerSpec, Routing, Stack, StackPools, StackStep
 
 _F32, _I32, _I64 = torch.float32, torch.int32, torch.int64
+
+
+def zeros_for_reading(shape: tuple[int, ...]) -> Tensor:
+    """Float32 zeros that take memory only as they are written, in large pages where the system has them: for what is read
+    at scattered places, such as a key-value cache, where looking up small pages costs more than the reading."""
+    zeros = torch.from_numpy(np.zeros(shape, np.float32))
+    current().advise_large_pages(zeros)
+    return zeros
 
 
 def pack_weight(weight: Tensor, scale_inv: Tensor | None = None) -> PackedWeight:
@@ -62,8 +82,60 @@ def pack_pieces(shape: tuple[int, int], pieces: Iterable[Tensor], scale_inv: Ten
     return whole
 
 
+def pack_integer(codes: Tensor, scales: Tensor, bits: int) -> PackedWeight:
+    """Lays an integer weight out for `linear`: `codes [N, K]` int8 and `scales [N, ceil(K/B)]` bfloat16, whose product
+    is the weight. 8 bits: B = 128, codes -127 to 127. 4 bits: B = 32, codes -8 to 7.
+
+    `linear` and the rest quantise their input too, as `reference.integer_linear` says.
+    """
+    check_integer(codes, scales, bits)
+    return current().pack_integer(codes, scales, bits)
+
+
+def pack_integer_pieces(shape: tuple[int, int], pieces: Iterable[tuple[Tensor, Tensor]], bits: int) -> PackedWeight:
+    """`pack_integer` of a `[N, K]` weight whose codes and scales come as pieces of whole rows in order, each but the last
+    a multiple of 128 rows. Besides the result, memory holds one piece at a time.
+    """
+    whole: PackedWeight | None = None
+    row = 0
+    for codes, scales in pieces:
+        last = row + codes.shape[0]
+        if (
+            codes.dim() != 2
+            or codes.shape[1] != shape[1]
+            or last > shape[0]
+            or (last < shape[0] and last % SCALE_BLOCK)
+        ):
+            raise LayoutError(
+                "a piece does not continue the weight",
+                found=f"{list(codes.shape)} at row {row}",
+                expected=f"rows up to a multiple of {SCALE_BLOCK} of a [{shape[0]}, {shape[1]}] weight",
+            )
+        part = pack_integer(codes, scales, bits)
+        if last - row == shape[0]:
+            return part
+        if whole is None:
+            # Zeros that the system gives out page by page: reading them takes no memory.
+            nothing = [
+                torch.from_numpy(np.zeros((shape[0], width), np.int8)) for width in (shape[1], 2 * scales.shape[1])
+            ]
+            whole = current().pack_integer(nothing[0], nothing[1].view(torch.bfloat16), bits)
+        unit = PANEL if whole.layout == "panels" else 1
+        place = row // unit * (part.data.numel() // -(-codes.shape[0] // unit))
+        whole.data.view(-1)[place : place + part.data.numel()] = part.data.view(-1)
+        if whole.scales is not None:
+            whole.scales[row:last] = scales
+        row = last
+        del codes, scales, part
+    if whole is None or row != shape[0]:
+        raise LayoutError("the pieces do not fill the weight", found=f"{row} rows", expected=f"{shape[0]} rows")
+    return whole
+
+
 def unpack_weight(w: PackedWeight) -> tuple[Tensor, Tensor | None]:
-    """Back to row-major `[N, K]` in the stored type, and the FP8 scales: what `pack_weight` was given."""
+    """Back to row-major `[N, K]` in the stored type, and the scales: what `pack_weight` or `pack_integer` was given."""
+    if w.dtype in INTEGER_BITS:
+        return current().unpack_integer(w)
     return current().unpack(w), w.scales
 
 
@@ -71,8 +143,12 @@ def pack_heads(weight: Tensor) -> PackedHeads:
     """Lays `[H, N, K]` (float32, bfloat16 or float16), one matrix for each head, out for `head_linear`."""
     if weight.dim() != 3 or 0 in weight.shape:
         raise LayoutError("pack_heads needs three sides", found=list(weight.shape), expected="[H, N, K]")
-    packed = [pack_weight(head) for head in weight]
-    return current().pack_heads(*same_shape(packed, "heads"), packed)
+    return join_heads([pack_weight(head) for head in weight])
+
+
+def join_heads(weights: Sequence[PackedWeight]) -> PackedHeads:
+    """Groups packed matrices, one for each head, for `head_linear`. Stored types may differ between heads."""
+    return current().pack_heads(*same_shape(weights, "heads"), weights)
 
 
 def pack_experts(weights: Sequence[PackedWeight]) -> PackedExperts:
@@ -82,7 +158,8 @@ def pack_experts(weights: Sequence[PackedWeight]) -> PackedExperts:
 
 def gather_rows(w: PackedWeight, ids: Tensor) -> Tensor:
     """Rows `ids [T]` (int64) of a packed weight: `[T, K]` in the stored type. An embedding tied to the output layer
-    needs no second copy. FP8 rows come without their scales and are refused.
+    needs no second copy. Rows of an integer weight come dequantised, in float32; FP8 rows come without their scales
+    and are refused.
     """
     _index("ids", ids, (_I64,), 1)
     if w.dtype == "fp8_e4m3":
@@ -248,6 +325,69 @@ def write_kv(pool: Tensor, slots: Tensor, values: Tensor) -> None:
     current().write_kv(pool, slots, values)
 
 
+def route(logits: Tensor, correction: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+    """Which experts each token takes, and with what weight: `logits [T, E]` -> ids int64 `[T, topk]` and weights
+    `[T, topk]`, best first; `reference.route` says how. `correction [E]` steers the choice only.
+    """
+    _dense("logits", logits, 2)
+    experts = logits.shape[1]
+    if correction is not None:
+        _vector("correction", correction, experts)
+    if not (
+        1 <= routing.topk <= experts and 1 <= routing.top_groups <= routing.groups and experts % routing.groups == 0
+    ):
+        raise LayoutError("the routing does not fit the experts", found=routing, expected=f"choices among {experts}")
+    return current().route(logits.contiguous(), correction, routing)
+
+
+def compile_stack(layers: Sequence[LayerSpec], last_norm: Tensor, last_eps: float) -> Stack | None:
+    """Decoder layers and the norm behind them, ready for `run_stack`; None where the backend runs single operations only.
+
+    The specs' weights must have been packed by this backend; they are checked when they are made, in models/stack.py.
+    """
+    return current().compile_stack(layers, last_norm, last_eps)
+
+
+def stack_pools(stack: Stack, pairs: Sequence[tuple[Tensor, Tensor]]) -> StackPools:
+    """Keys and values `[S, Hkv, D]` of the stack's layers, as its steps read and write them."""
+    if len(pairs) != len(stack.layers):
+        raise LayoutError("as many pools as layers are needed", found=len(pairs), expected=len(stack.layers))
+    for layer, (k_pool, v_pool) in zip(stack.layers, pairs, strict=True):
+        latent, slots = layer.latent, pairs[0][0].shape[0]
+        _dense("k_pool", k_pool, 3)
+        _sides("k_pool", k_pool, (slots, layer.kv_heads, latent.rank + latent.rope_dim if latent else layer.head_dim))
+        _dense("v_pool", v_pool, 3)
+        _sides("v_pool", v_pool, (slots, layer.kv_heads, latent.rank if latent else layer.head_dim))
+    return current().stack_pools(pairs)
+
+
+def run_stack(stack: Stack, hidden: Tensor, step: StackStep) -> Tensor:
+    """`hidden [T, D]` through all layers and the last norm -> `[T, D]`, writing this step's keys and values. The bits are
+    those of the single operations.
+    """
+    _dense("hidden", hidden, 2)
+    tokens, dim = hidden.shape[0], stack.last_norm.shape[0]
+    if hidden.shape[1] != dim or not hidden.is_contiguous():
+        _refuse("hidden", hidden, (tokens, dim))
+    _index("positions", step.positions, (_I64,), 1, tokens)
+    _index("slots", step.slots, (_I64,), 1, tokens)
+    _index("seq_of_token", step.seq_of_token, (_I32,), 1, tokens)
+    _index("block_tables", step.block_tables, (_I32,), 2)
+    _table("cos", step.cos, step.cos.shape[-1])
+    _table("sin", step.sin, step.cos.shape[1], step.cos.shape[0])
+    if step.block_size < 1 or len(step.pools.pairs) != len(stack.layers):
+        raise LayoutError(
+            "the step does not fit the stack",
+            found=f"block_size {step.block_size}, {len(step.pools.pairs)} pools",
+            expected=f"a positive block_size, {len(stack.layers)} pools",
+        )
+    latent = stack.layers[0].latent
+    rotated = latent.rope_dim if latent else stack.layers[0].head_dim
+    if step.cos.shape[1] * 2 != rotated:
+        _refuse("cos", step.cos, ("P", rotated // 2))
+    return current().run_stack(stack, hidden, step)
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """`1 / (1 + exp(-x))`, elementwise, any shape."""
     if x.dtype is not _F32 or not x.is_cpu or x.requires_grad:
@@ -279,6 +419,16 @@ def describe() -> dict[str, object]:
     """`backend`, `isa`, `threads`, `library` and `build`: what a run's fingerprint records. Results are equal bit for
     bit wherever backend, isa and build are."""
     return current().describe()
+
+
+def available_isas() -> list[str]:
+    """The instruction sets that the compiled kernels can use on this machine, best first; empty where torch computes."""
+    return current().available_isas()
+
+
+def refused_isas() -> list[str]:
+    """Instruction sets that this machine has but whose results differed from those they must equal: never used."""
+    return current().refused_isas()
 
 
 def _dense(what: str, x: Tensor, dims: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepseek.core.errors import LayoutError
 
-StoredType = Literal["f32", "bf16", "f16", "fp8_e4m3"]
+StoredType = Literal["f32", "bf16", "f16", "fp8_e4m3", "int8", "int4"]
 Layout = Literal["panels", "rows"]
 
 PANEL = 32
@@ -27,13 +27,21 @@ STORED_TYPES: dict[torch.dtype, StoredType] = {
     torch.float16: "f16",
     torch.float8_e4m3fn: "fp8_e4m3",
 }
+INTEGER_BITS = {"int8": 8, "int4": 4}
+
+
+def integer_block(stored: StoredType) -> int:
+    """Inputs that share a scale of an integer weight."""
+    return 128 if stored == "int8" else 32
 
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
     """A weight `[n, k]`; made by `pack_weight`.
 
-    `data` holds the stored values, `scales` the float32 `[ceil(n/128), ceil(k/128)]` block scales of FP8, else None.
+    `data` holds the stored values, `scales` the float32 `[ceil(n/128), ceil(k/128)]` block scales of FP8. The bfloat16
+    scales of an integer weight stand in `scales` where the layout is "rows", and in `data`, panel by panel, where it is
+    "panels".
     """
 
     n: int
@@ -119,8 +127,40 @@ def stored_type(weight: Tensor, scale_inv: Tensor | None) -> StoredType:
         )
     # 2^100 leaves room for the factor 2^8 that the kernels fold into a scale.
     if not bool((scale_inv.abs() < 2.0**100).all()):
-        raise LayoutError("scale_inv has values that are not finite, or beyond 2^100", where="pack_weight")
+        raise LayoutError("scale_inv has values that are not finite, or beyond 2^100")
     return stored
+
+
+def check_integer(codes: Tensor, scales: Tensor, bits: int) -> None:
+    """Raises LayoutError unless codes `[N, K]` and scales make an integer weight of `bits` bits."""
+    names: dict[int, StoredType] = {8: "int8", 4: "int4"}
+    if bits not in names:
+        raise LayoutError("no such integer format", found=f"{bits} bits", expected="8 or 4")
+    if codes.dtype != torch.int8 or codes.dim() != 2 or 0 in codes.shape or not codes.is_cpu:
+        raise LayoutError(
+            "codes are not what an integer weight takes",
+            found=f"{codes.dtype} {list(codes.shape)} on {codes.device}",
+            expected="torch.int8 [N, K] on cpu, no side empty",
+        )
+    n, k = codes.shape
+    block = integer_block(names[bits])
+    expected = [n, -(-k // block)]
+    if list(scales.shape) != expected or scales.dtype != torch.bfloat16 or not scales.is_cpu:
+        raise LayoutError(
+            f"scales do not fit codes of [{n}, {k}]",
+            found=f"{scales.dtype} {list(scales.shape)} on {scales.device}",
+            expected=f"torch.bfloat16 {expected} on cpu (one scale for {block} inputs of a row)",
+        )
+    lowest, highest = (int(bound) for bound in torch.aminmax(codes))
+    allowed = (-127, 127) if bits == 8 else (-8, 7)
+    if lowest < allowed[0] or highest > allowed[1]:
+        raise LayoutError(
+            f"a code does not fit {bits} bits",
+            found=lowest if lowest < allowed[0] else highest,
+            expected=f"{allowed[0]} to {allowed[1]}",
+        )
+    if not bool(scales.isfinite().all()):
+        raise LayoutError("a scale of an integer weight is not finite")
 
 
 def same_shape(weights: Sequence[PackedWeight], what: str) -> tuple[int, int]:

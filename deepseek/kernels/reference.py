@@ -9,7 +9,10 @@ do promise it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from deepseek.kernels.stack import Routing
 
 SCALE_BLOCK = 128
 
@@ -29,6 +32,52 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x [T, K]`, `weight [N, K]` -> `[T, N]`."""
     y = x @ weight.T
     return y if bias is None else y + bias
+
+
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x [T, K]` as 8-bit codes with a scale for every 128 inputs of a row: float32 codes `[T, K]`, whole numbers from
+    -127 to 127, and float32 scales `[T, ceil(K / 128)]`.
+
+    The scale is max|x| / 127, and 0 for a block of zeros, which anything below 2^-100 counts as; NaN if the block holds
+    anything that is not finite, whose codes are 0.
+    """
+    t, k = x.shape
+    blocks = F.pad(x.float(), (0, -k % SCALE_BLOCK)).view(t, -(-k // SCALE_BLOCK), SCALE_BLOCK)
+    largest = blocks.abs().amax(-1)
+    finite = blocks.isfinite().all(-1)
+    kept = finite & (largest >= 2.0**-100)
+    # Not `127.0 / largest`: torch turns that into a product with the reciprocal, which rounds twice.
+    inverse = torch.where(kept, torch.full_like(largest, 127.0) / largest, 0.0)
+    codes = (torch.where(kept[..., None], blocks, 0.0) * inverse[..., None]).round().clamp(-127, 127)
+    scales = torch.where(kept, largest / 127.0, 0.0).masked_fill(~finite, float("nan"))
+    return codes.flatten(1)[:, :k], scales
+
+
+def integer_linear(x: Tensor, codes: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """`x [T, K]` times an integer weight, `codes [N, K]` and `scales [N, ceil(K / B)]` as `pack_integer` takes them ->
+    `[T, N]`, in x's type.
+
+    The input is quantised too (`quantise_rows`). Products of codes are summed as integers within a block of the weight;
+    times the weight's scale, blocks are summed in order within 128 inputs; times the input's scale, those in order again.
+    """
+    k, block = x.shape[1], SCALE_BLOCK if bits == 8 else 32
+    values, input_scales = quantise_rows(x)
+    values, wide, weight_scales = (part.to(x.dtype) for part in (values, codes, scales))
+    y = x.new_zeros(x.shape[0], codes.shape[0])
+    for first in range(0, k, SCALE_BLOCK):
+        inner = torch.zeros_like(y)
+        for start in range(first, min(first + SCALE_BLOCK, k), block):
+            here = slice(start, min(start + block, k))
+            # Exact in float32 in any order: no partial sum passes 128 * 127^2 < 2^24.
+            inner = inner + values[:, here] @ wide[:, here].T * weight_scales[:, start // block]
+        y = y + inner * input_scales[:, first // SCALE_BLOCK, None].to(x.dtype)
+    return y
+
+
+def dequantise_integer(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Codes `[N, K]` and their scales to float32 `[N, K]`, exactly: a code and a scale have 8 bits each."""
+    block = SCALE_BLOCK if bits == 8 else 32
+    return codes.float() * scales.float().repeat_interleave(block, 1)[:, : codes.shape[1]]
 
 
 def head_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -117,6 +166,28 @@ def write_kv(pool: Tensor, slots: Tensor, values: Tensor) -> None:
     """`pool[slots[t]] = values[t]`, in place; tokens with a negative slot are skipped."""
     kept = slots >= 0
     pool[slots[kept]] = values[kept]
+
+
+def route(logits: Tensor, correction: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+    """Router logits `[T, E]` to expert ids int64 and weights, both `[T, topk]`, best first, the smaller id first where two
+    are equal (DeepSeek-V2, 2.2.2; V3, 2.1.2).
+
+    Scores are the softmax or the sigmoid of the logits. The choice goes by score plus correction, inside the best groups;
+    the weights are the plain scores, normalised to sum 1 where asked for, times `scale`.
+    """
+    scores = torch.sigmoid(logits) if routing.sigmoid else torch.softmax(logits, dim=-1)
+    chosen = scores if correction is None else scores + correction
+    if routing.top_groups < routing.groups:
+        grouped = chosen.view(chosen.shape[0], routing.groups, chosen.shape[1] // routing.groups)
+        totals = grouped.sort(dim=-1, descending=True).values[..., : routing.group_best].sum(-1)
+        best = totals.sort(dim=-1, descending=True, stable=True).indices[:, : routing.top_groups]
+        is_open = torch.zeros_like(totals, dtype=torch.bool).scatter_(1, best, True)
+        chosen = grouped.masked_fill(~is_open.unsqueeze(-1), routing.closed).flatten(1)
+    ids = chosen.sort(dim=-1, descending=True, stable=True).indices[:, : routing.topk]
+    weights = scores.gather(1, ids)
+    if routing.normalise:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return ids, weights * routing.scale
 
 
 def sigmoid(x: Tensor) -> Tensor:

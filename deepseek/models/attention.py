@@ -24,8 +24,10 @@ from deepseek.kernels import reference as ref
 from deepseek.models.config import LatentConfig, ModelConfig
 from deepseek.models.context import Context, Packed, Paged
 from deepseek.models.layers import Linear, RMSNorm, join_rows
+from deepseek.models.low_rank import Assignment, LatentLowRank
 from deepseek.models.rope import latent_softmax_scale
 from deepseek.precision.fp8 import dequantize_blocks
+from deepseek.precision.integer import Bits, IntegerPieces, quantize_integer
 
 # Both releases and transformers fix the latent norms' epsilon, whatever `rms_norm_eps` says.
 LATENT_NORM_EPS = 1e-6
@@ -59,15 +61,15 @@ class GroupedQueryAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
         exact = self.o_proj.packed is not None
-        dim = self.config.head_dim
-        q = rotate(self.q_proj(x).view(x.shape[0], -1, dim), exact)  # [T, Hq, d]
-        k = rotate(self.k_proj(x).view(x.shape[0], -1, dim), exact)  # [T, Hkv, d]
-        v = self.v_proj(x).view(x.shape[0], -1, dim)
+        dim, adapted = self.config.head_dim, context.adapters
+        q = rotate(self.q_proj(x, adapted).view(x.shape[0], -1, dim), exact)  # [T, Hq, d]
+        k = rotate(self.k_proj(x, adapted).view(x.shape[0], -1, dim), exact)  # [T, Hkv, d]
+        v = self.v_proj(x, adapted).view(x.shape[0], -1, dim)
         if exact:
             out = attend_paged(q, k, v, context, self.layer, self.config, self.scale)
         else:
             out = attend_packed(q, k, v, context, self.scale)
-        projected: Tensor = self.o_proj(out.reshape(x.shape[0], -1))
+        projected: Tensor = self.o_proj(out.reshape(x.shape[0], -1), adapted)
         return projected
 
 
@@ -91,31 +93,32 @@ class LatentAttention(nn.Module):
         self.o_proj = Linear(heads * latent.v_head_dim, hidden, config.o_bias)
 
     def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
-        latent = self.latent
+        latent, adapted = self.latent, context.adapters
         exact = self.o_proj.packed is not None
-        q = self._queries(x)  # [T, H, nope + r]
+        q = self._queries(x, adapted)  # [T, H, nope + r]
         q_nope, q_rope = torch.split(q, [latent.qk_nope_head_dim, latent.qk_rope_head_dim], dim=-1)
-        c, k_rope = torch.split(self.kv_a_proj_with_mqa(x), [latent.kv_lora_rank, latent.qk_rope_head_dim], dim=-1)
+        compressed = self.kv_a_proj_with_mqa(x, adapted)
+        c, k_rope = torch.split(compressed, [latent.kv_lora_rank, latent.qk_rope_head_dim], dim=-1)
         c = self.kv_a_layernorm(c)  # [T, R]
         q_rope = rotate(q_rope, exact)  # [T, H, r]
         k_rope = rotate(k_rope.unsqueeze(1), exact)  # [T, 1, r]
         if exact:
-            q_full = torch.cat([self.kv_b_proj.absorb_query(q_nope), q_rope], dim=-1)  # [T, H, R + r]
+            q_full = torch.cat([self.kv_b_proj.absorb_query(q_nope, adapted), q_rope], dim=-1)  # [T, H, R + r]
             key = torch.cat([c.unsqueeze(1), k_rope], dim=-1)  # [T, 1, R + r]
             mixed = attend_paged(q_full, key, None, context, self.layer, self.config, self.scale)
-            out = self.kv_b_proj.absorb_value(mixed)  # [T, H, v]
+            out = self.kv_b_proj.absorb_value(mixed, adapted)  # [T, H, v]
         else:
             k_nope, v = self.kv_b_proj.expand(c)
             k = torch.cat([k_nope, k_rope.to(k_nope.dtype).expand(-1, k_nope.shape[1], -1)], dim=-1)
             q_full = torch.cat([q_nope, q_rope], dim=-1)
             out = attend_packed(q_full, k, v, context, self.scale)
-        projected: Tensor = self.o_proj(out.reshape(x.shape[0], -1))
+        projected: Tensor = self.o_proj(out.reshape(x.shape[0], -1), adapted)
         return projected
 
-    def _queries(self, x: Tensor) -> Tensor:
-        compressed = x if self.latent.q_lora_rank is None else self.q_a_layernorm(self.q_a_proj(x))
+    def _queries(self, x: Tensor, adapted: Assignment | None) -> Tensor:
+        compressed = x if self.latent.q_lora_rank is None else self.q_a_layernorm(self.q_a_proj(x, adapted))
         project = self.q_proj if self.latent.q_lora_rank is None else self.q_b_proj
-        q: Tensor = project(compressed)
+        q: Tensor = project(compressed, adapted)
         return q.view(x.shape[0], -1, self.latent.qk_head_dim)
 
 
@@ -131,6 +134,7 @@ class LatentUpProjection(Linear):
         self.fp8: tuple[Tensor, Tensor] | None = None
         self.query_heads: PackedHeads | None = None
         self.value_heads: PackedHeads | None = None
+        self.latent_low_rank: dict[int, LatentLowRank] = {}
 
     def expand(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Latents [T, R] to keys [T, H, nope] and values [T, H, v]."""
@@ -138,16 +142,24 @@ class LatentUpProjection(Linear):
         keys, values = torch.split(both, [self.latent.qk_nope_head_dim, self.latent.v_head_dim], dim=-1)
         return keys, values
 
-    def absorb_query(self, q_nope: Tensor) -> Tensor:  # [T, H, nope] -> [T, H, R]
+    def absorb_query(self, q_nope: Tensor, adapted: Assignment | None) -> Tensor:  # [T, H, nope] -> [T, H, R]
         assert self.query_heads is not None
-        return kernels.head_linear(q_nope.contiguous(), self.query_heads)
+        absorbed = kernels.head_linear(q_nope.contiguous(), self.query_heads)
+        for addition, rows in () if adapted is None else adapted.parts(self.latent_low_rank):
+            absorbed[rows] += addition.query(q_nope[rows])
+        return absorbed
 
-    def absorb_value(self, mixed: Tensor) -> Tensor:  # [T, H, R] -> [T, H, v]
+    def absorb_value(self, mixed: Tensor, adapted: Assignment | None) -> Tensor:  # [T, H, R] -> [T, H, v]
         assert self.value_heads is not None
-        return kernels.head_linear(mixed, self.value_heads)
+        values = kernels.head_linear(mixed, self.value_heads)
+        for addition, rows in () if adapted is None else adapted.parts(self.latent_low_rank):
+            values[rows] += addition.value(mixed[rows])
+        return values
 
-    def adopt(self, pieces: Iterable[Tensor], scale_inv: Tensor | None = None) -> None:
-        stored = join_rows(self.shape, pieces)
+    def adopt(self, source: Iterable[Tensor] | IntegerPieces, scale_inv: Tensor | None = None) -> None:
+        if isinstance(source, IntegerPieces):
+            raise LayoutError("its absorbed halves are quantised, not its rows", fix="adopt it, then quantize_heads")
+        stored = join_rows(self.shape, source)
         whole = stored
         if scale_inv is not None:
             # The transposed half would straddle FP8 blocks, so it is widened; it is a small share of a model.
@@ -158,6 +170,20 @@ class LatentUpProjection(Linear):
         self.query_heads = kernels.pack_heads(per_head[:, :nope].transpose(1, 2))
         self.value_heads = kernels.pack_heads(per_head[:, nope:])
         self.weight = None
+
+    def quantize_heads(self, bits: Bits) -> None:
+        """Quantise the two absorbed halves, each along its own inputs; the stored form goes."""
+        assert self.query_heads is not None and self.value_heads is not None
+        self.query_heads, self.value_heads = (
+            kernels.join_heads(
+                [
+                    kernels.pack_integer(*quantize_integer(kernels.unpack_weight(head)[0], bits), bits)
+                    for head in heads.weights
+                ]
+            )
+            for heads in (self.query_heads, self.value_heads)
+        )
+        self.fp8 = None
 
     def stored(self) -> tuple[Tensor, Tensor | None]:
         """The packed weight as the checkpoint had it, with block scales if it is FP8."""

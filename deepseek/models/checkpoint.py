@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deepseek.core.errors import CheckpointError, LayoutError
+from deepseek.core.errors import CheckpointError, ConfigError, LayoutError
+from deepseek.core.memory import available_bytes, return_free_memory
 from deepseek.models.config import ModelConfig
 from deepseek.models.config_hf import fp8_quantization
 from deepseek.models.layers import join_rows
+from deepseek.models.quantize import RULES_VERSION, QuantizationChoice, cache_plan, choose, pack_tensor
+from deepseek.models.quantize_cache import CacheReader, CacheWriter, DamagedCacheError, cache_key
 from deepseek.models.safetensors_files import INDEX_FILE, SINGLE_FILE, Entry, Reader, read_headers
 from deepseek.models.tensors import Slot, hf_slots, shared_copies
-from deepseek.models.transformer import Model
+from deepseek.models.transformer import Model, Quantization
 from deepseek.precision.fp8 import BLOCK, dequantize_blocks, quantize_blocks, scale_shape
 
 SHARD_BYTES = 5 * 2**30
@@ -35,10 +39,19 @@ _FLOATS = ("BF16", "F16", "F32", "F8_E4M3")
 _WRONG_CONFIG = "check that config.json belongs to these weights"
 
 
-def load_model(path: str | Path, *, packed: bool = True) -> Model:
+def load_model(
+    path: str | Path,
+    *,
+    packed: bool = True,
+    quantization: QuantizationChoice = "none",
+    quantization_cache: str | Path | None = None,
+) -> Model:
     """Load a checkpoint directory.
 
-    packed: for serving, weights stay in their stored form in the kernels' layout; else float32 parameters, to train.
+    packed: for serving, in the kernels' layout; else float32 parameters, to train.
+    quantization: of a packed model's matrices; "none" keeps them in their stored form, "int8" and "int4" make integer
+    weights, tensor by tensor, as `quantize.py` says; "auto" is the first of these that fits, and is said on stderr.
+    quantization_cache: a directory where the quantised form is kept (`quantize_cache.py`), and read from next time.
     A multi-token-prediction layer that the config names but the files lack (many exports strip it) is left out.
     Raises ConfigError or CheckpointError naming file, tensor, found and expected.
     """
@@ -52,27 +65,92 @@ def load_model(path: str | Path, *, packed: bool = True) -> Model:
     slots = hf_slots(model)
     copies = shared_copies(config)
     _check(directory, config, entries, slots, copies)
+    model.quantization, reason = choose(quantization, entries, slots, available_bytes())
+    if not packed and quantization != "none":
+        raise ConfigError(
+            "a quantised model cannot be trained", where="quantization", found=quantization, expected="none"
+        )
+    if quantization == "auto":
+        _say(f"quantization {reason}")
     with Reader(entries) as reader:
         _check_copies(reader, copies)
-        for name in sorted(slots, key=lambda name: -entries[name].nbytes):
-            _take(reader, name, slots[name], packed)
+        names = sorted(slots, key=lambda name: -entries[name].nbytes)
+        if quantization_cache is not None and model.quantization != "none":
+            _take_through_cache(reader, names, slots, model.quantization, Path(quantization_cache))
+        else:
+            for name in names if model.quantization == "none" else _tidily(names, entries):
+                _take(reader, name, slots[name], packed, model.quantization)
     return model.requires_grad_(False).eval() if packed else model
 
 
-def _take(reader: Reader, name: str, slot: Slot, packed: bool) -> None:
+def _take_through_cache(
+    reader: Reader, names: list[str], slots: dict[str, Slot], quantization: Quantization, directory: Path
+) -> None:
+    """Every tensor of a packed model: from the cache where there is one, and into a new one where there is none."""
+    plan = cache_plan(names, slots, quantization)
+    files = {reader.entries[name].file for name in names}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        key = cache_key(files, f"{quantization} {RULES_VERSION}", directory)
+    except OSError as error:
+        raise ConfigError(
+            "cannot be used", where=f"quantization_cache {directory}", found=error, expected="a directory to write to"
+        ) from error
+    if (directory / key).exists():
+        try:
+            cache = CacheReader(directory / key, plan)
+            for name in _tidily(names, reader.entries):
+                if name in plan:
+                    slots[name].pack(cache.pieces(name), None)
+                else:
+                    _take(reader, name, slots[name], True, quantization)
+            return
+        except DamagedCacheError as error:
+            _say(f"quantised weights: {error}; making them anew")
+    writer = CacheWriter(directory, key, plan)
+    try:
+        for name in _tidily(names, reader.entries):
+            _take(reader, name, slots[name], True, quantization, writer)
+        writer.finish()
+    finally:
+        writer.close()
+    if writer.error is not None:
+        _say(f"quantised weights could not be kept in {directory}: {writer.error}")
+
+
+def _tidily(names: list[str], entries: dict[str, Entry]) -> Iterator[str]:
+    """The names, and after each sixteenth of the bytes freed memory goes back: what quantising a tensor takes lies between
+    the weights that stay, where the C library would keep it."""
+    step = sum(entries[name].nbytes for name in names) // 16
+    since = 0
+    for name in names:
+        yield name
+        since += entries[name].nbytes
+        if since >= step:
+            return_free_memory()
+            since = 0
+
+
+def _say(line: str) -> None:
+    print(f"deepseek: {line}", file=sys.stderr, flush=True)
+
+
+def _take(
+    reader: Reader, name: str, slot: Slot, packed: bool, quantization: Quantization, keep: CacheWriter | None = None
+) -> None:
     scale_name = name + _SCALE_SUFFIX
     # The scales are copied: the map they stand in may be dropped before the weight is read.
     scale = reader.read(scale_name).clone() if scale_name in reader.entries else None
     pieces = reader.pieces(name)
     try:
         if packed:
-            slot.pack(pieces, scale)
+            pack_tensor(name, slot, pieces, scale, quantization, keep)
         else:
             slot.fill(join_rows(slot.shape, _widened(pieces, scale)))
     except LayoutError as error:
         raise CheckpointError(
             error.what,
-            where=f"{reader.entries[name].file}: {name}",
+            where=f"{reader.entries[name].file}: {name}" + (f", {error.where}" if error.where else ""),
             found=error.found,
             expected=error.expected,
             fix=error.fix or "download the file again",
@@ -94,8 +172,16 @@ def save_model(model: Model, path: str | Path, *, dtype: torch.dtype | None = No
 
     dtype: of everything that is not FP8 (None keeps each tensor's own). fp8_blocks: store projection matrices as e4m3
     in 128x128 blocks. Written aside and renamed file by file, so a failure leaves the old checkpoint. Raises
-    CheckpointError.
+    CheckpointError; for a quantised model too, whose checkpoint would pass for the one it was made from.
     """
+    if model.quantization != "none":
+        raise CheckpointError(
+            "a quantised model is not written as a checkpoint",
+            where=path,
+            found=f"a model loaded with quantization {model.quantization}",
+            expected="one in its stored form",
+            fix='load it with quantization="none", or keep its quantised form with quantization_cache',
+        )
     directory = Path(path)
     aside = directory / ".writing"
     try:

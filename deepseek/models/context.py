@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from deepseek import kernels
 from deepseek.core.errors import LayoutError
+from deepseek.kernels import Stack, StackPools
 from deepseek.models.config import ModelConfig
+from deepseek.models.low_rank import Assignment
 
 SCORING_BLOCK = 16
 
@@ -54,6 +59,7 @@ class Packed:
     cu_seqlens: Tensor
     positions: Tensor
     groups: tuple[Group, ...]
+    adapters: ClassVar[None] = None  # only packed models compute with adapters
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> Packed:
@@ -111,21 +117,23 @@ class KVCache:
         self.pools: list[tuple[Tensor, Tensor]] = []
         for _ in range(config.num_hidden_layers if layers is None else layers):
             self.pools.append(new_pool(config, num_slots))
+        # A stack that is no longer served, after a weight update, takes its entry along.
+        self.stack_pools: WeakKeyDictionary[Stack, StackPools] = WeakKeyDictionary()
 
     @staticmethod
-    def bytes_per_token(config: ModelConfig) -> int:
-        """Bytes of cache one token takes in all layers."""
+    def bytes_per_token(config: ModelConfig, layers: int | None = None) -> int:
+        """Bytes of cache one token takes in that many layers; None: in the model's, without draft layers."""
         floats = config.latent.cache_dim if config.latent else 2 * config.num_key_value_heads * config.head_dim
-        return 4 * floats * config.num_hidden_layers
+        return 4 * floats * (config.num_hidden_layers if layers is None else layers)
 
 
 def new_pool(config: ModelConfig, num_slots: int) -> tuple[Tensor, Tensor]:
     """One layer's keys and values. For latent attention the second is a view of the first."""
     if config.latent:
-        pool = torch.zeros(num_slots, 1, config.latent.cache_dim)
+        pool = kernels.zeros_for_reading((num_slots, 1, config.latent.cache_dim))
         return pool, pool[..., : config.latent.kv_lora_rank]
     shape = (num_slots, config.num_key_value_heads, config.head_dim)
-    return torch.zeros(shape), torch.zeros(shape)
+    return kernels.zeros_for_reading(shape), kernels.zeros_for_reading(shape)
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,7 @@ class Paged:
     slots: int64 [T], where its key and value are written.
     seq_of_token: int32 [T], row of `block_tables`.
     block_tables: int32 [B, blocks]; key j lies in slot table[j // block_size] * block_size + j % block_size.
+    adapters: which tokens have a low-rank adapter; None: no token has one.
     """
 
     cache: KVCache | None
@@ -146,6 +155,7 @@ class Paged:
     block_tables: Tensor
     block_size: int
     num_slots: int = 0
+    adapters: Assignment | None = None
 
     def pools(self, layer: int, config: ModelConfig) -> tuple[Tensor, Tensor]:
         """Layer `layer`'s keys and values. Raises LayoutError for a layer the cache was not made for."""
@@ -159,6 +169,16 @@ class Paged:
                 fix="count the draft layers too: KVCache(config, slots, layers=...)",
             )
         return self.cache.pools[layer]
+
+    def stack_pools(self, stack: Stack, first: int, config: ModelConfig) -> StackPools:
+        """The pools of a stack whose first layer is `first`. Without a cache its layers share one: each writes what it reads."""
+        if self.cache is None:
+            return kernels.stack_pools(stack, [new_pool(config, self.num_slots)] * len(stack.layers))
+        kept = self.cache.stack_pools.get(stack)
+        if kept is None:
+            pairs = [self.pools(layer, config) for layer in range(first, first + len(stack.layers))]
+            kept = self.cache.stack_pools[stack] = kernels.stack_pools(stack, pairs)
+        return kept
 
 
 Context = Packed | Paged

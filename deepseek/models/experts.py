@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from deepseek import kernels
 from deepseek.core.errors import LayoutError
-from deepseek.kernels import PackedExperts, PackedWeight
+from deepseek.kernels import PackedExperts, PackedWeight, Routing
 from deepseek.models.config import ExpertConfig
-from deepseek.models.layers import GatedMLP
+from deepseek.models.layers import GatedMLP, pack_rows
+from deepseek.models.low_rank import Assignment
+from deepseek.precision.integer import IntegerPieces
 
 
 class Router(nn.Module):
@@ -35,12 +37,38 @@ class Router(nn.Module):
             self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
         self.counts: list[Tensor] = []  # tokens per expert [E] of each training pass since they were last taken
 
-    def adopt(self, pieces: Iterable[Tensor], scale_inv: Tensor | None = None) -> None:
+    def adopt(self, pieces: Iterable[Tensor] | IntegerPieces, scale_inv: Tensor | None = None) -> None:
+        if isinstance(pieces, IntegerPieces):
+            raise LayoutError("a router is not quantised", fix="its few weights decide which experts compute")
         self.packed = kernels.pack_pieces(self.shape, pieces, scale_inv)
         self.weight = None
 
+    @property
+    def correction(self) -> Tensor | None:
+        return self.e_score_correction_bias if self.config.topk_method == "noaux_tc" else None
+
+    @property
+    def routing(self) -> Routing:
+        """The same rules for the kernels."""
+        config = self.config
+        grouped = config.topk_method != "greedy" and config.topk_group != config.n_group
+        return Routing(
+            topk=config.num_experts_per_tok,
+            sigmoid=config.scoring_func == "sigmoid",
+            normalise=config.norm_topk_prob,
+            scale=config.routed_scaling_factor,
+            groups=config.n_group if grouped else 1,
+            top_groups=config.topk_group if grouped else 1,
+            group_best=2 if config.topk_method == "noaux_tc" else 1,
+            closed=float("-inf") if config.topk_method == "noaux_tc" else 0.0,
+        )
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [T, D] -> ids int64 [T, k], weights float32 [T, k]
-        scores = self._scores(x)
+        if self.packed is not None:
+            return kernels.route(kernels.linear(x, self.packed), self.correction, self.routing)
+        assert self.weight is not None
+        logits = F.linear(x.float(), self.weight.float())
+        scores = logits.sigmoid() if self.config.scoring_func == "sigmoid" else logits.softmax(-1)
         if self.config.topk_method == "noaux_tc":
             chosen = self._within_groups(scores + self.e_score_correction_bias, best=2, closed=float("-inf"))
             ids = torch.topk(chosen, self.config.num_experts_per_tok, dim=-1).indices
@@ -52,18 +80,9 @@ class Router(nn.Module):
             weights, ids = torch.topk(chosen, self.config.num_experts_per_tok, dim=-1)
         if self.config.norm_topk_prob:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-        if self.weight is not None and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             self.counts.append(torch.bincount(ids.flatten(), minlength=self.config.n_routed_experts))
         return ids, weights * self.config.routed_scaling_factor
-
-    def _scores(self, x: Tensor) -> Tensor:
-        sigmoid = self.config.scoring_func == "sigmoid"
-        if self.packed is not None:
-            logits = kernels.linear(x, self.packed)
-            return kernels.sigmoid(logits) if sigmoid else kernels.softmax(logits)
-        assert self.weight is not None
-        logits = F.linear(x.float(), self.weight.float())
-        return logits.sigmoid() if sigmoid else logits.softmax(-1)
 
     def _within_groups(self, scores: Tensor, best: int, closed: float) -> Tensor:
         """Close all experts but those of the `topk_group` groups whose `best` highest scores sum highest."""
@@ -95,13 +114,20 @@ class RoutedExperts(nn.Module):
         """Shape of one expert's matrix."""
         return (self.hidden_size, self.width) if name == "down_proj" else (self.width, self.hidden_size)
 
-    def adopt(self, name: str, expert: int, pieces: Iterable[Tensor], scale_inv: Tensor | None = None) -> None:
+    def adopt(
+        self, name: str, expert: int, source: Iterable[Tensor] | IntegerPieces, scale_inv: Tensor | None = None
+    ) -> None:
         """Pack one expert's matrix; when the last of a kind is there, the trainable parameter goes."""
         parts = self._adopted[name]
-        parts[expert] = kernels.pack_pieces(self.shape_of(name), pieces, scale_inv)
+        parts[expert] = pack_rows(self.shape_of(name), source, scale_inv)
         if len(parts) == self.count:
             self.packed[name] = kernels.pack_experts([parts[index] for index in range(len(parts))])
             setattr(self, name, None)
+
+    def make_room(self, name: str, experts: Iterable[int]) -> None:
+        """Let go of these experts' packed matrices of one kind, so that `adopt` groups anew once others are there."""
+        for expert in experts:
+            self._adopted[name].pop(expert, None)
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         if len(self.packed) == 3:
@@ -138,7 +164,7 @@ class ExpertLayer(nn.Module):
         shared = config.n_shared_experts
         self.shared_experts = GatedMLP(hidden_size, config.moe_intermediate_size * shared) if shared else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, adapted: Assignment | None = None) -> Tensor:
         ids, weights = self.gate(x)
         routed: Tensor = self.experts(x, ids, weights)
-        return routed if self.shared_experts is None else routed + self.shared_experts(x)
+        return routed if self.shared_experts is None else routed + self.shared_experts(x, adapted)

@@ -18,6 +18,8 @@ from deepseek import kernels
 from deepseek.core.errors import LayoutError
 from deepseek.kernels import PackedExperts, PackedWeight
 from deepseek.kernels import reference as ref
+from deepseek.models.low_rank import Assignment, LowRank
+from deepseek.precision.integer import IntegerPieces
 
 
 def join_rows(shape: tuple[int, ...], pieces: Iterable[Tensor]) -> Tensor:
@@ -35,8 +37,20 @@ def join_rows(shape: tuple[int, ...], pieces: Iterable[Tensor]) -> Tensor:
     return whole
 
 
+def pack_rows(
+    shape: tuple[int, int], source: Iterable[Tensor] | IntegerPieces, scale_inv: Tensor | None = None
+) -> PackedWeight:
+    """A weight [N, K] for the kernels: in its stored form (pieces of whole rows; FP8 with block scales), or quantised."""
+    if isinstance(source, IntegerPieces):
+        return kernels.pack_integer_pieces(shape, source.pieces, source.bits)
+    return kernels.pack_pieces(shape, source, scale_inv)
+
+
 class Linear(nn.Module):
-    """y = x W^T + b, with W [out, in]. `compute_dtype` is what training multiplies in; None means the weight's own."""
+    """y = x W^T + b, with W [out, in]. `compute_dtype` is what training multiplies in; None means the weight's own.
+
+    low_rank: what adapters add to W while serving, by their handles.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
         super().__init__()
@@ -45,10 +59,14 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         self.packed: PackedWeight | None = None
         self.compute_dtype: torch.dtype | None = None
+        self.low_rank: dict[int, LowRank] = {}
 
-    def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+    def forward(self, x: Tensor, adapted: Assignment | None = None) -> Tensor:  # [T, in] -> [T, out]
         if self.packed is not None:
-            return kernels.linear(x, self.packed, self.bias)
+            y = kernels.linear(x, self.packed, self.bias)
+            for addition, rows in () if adapted is None else adapted.parts(self.low_rank):
+                y[rows] += addition(x[rows])
+            return y
         weight = self.require_weight()
         dtype = self.compute_dtype or weight.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
@@ -63,9 +81,9 @@ class Linear(nn.Module):
             raise LayoutError("the weight is packed for serving and cannot be trained", fix="load it with packed=False")
         return self.weight
 
-    def adopt(self, pieces: Iterable[Tensor], scale_inv: Tensor | None = None) -> None:
-        """Take a weight in its stored form (pieces of [out, in]; FP8 with block scales) and pack it for serving."""
-        self.packed = kernels.pack_pieces(self.shape, pieces, scale_inv)
+    def adopt(self, source: Iterable[Tensor] | IntegerPieces, scale_inv: Tensor | None = None) -> None:
+        """Take a weight [out, in] as `pack_rows` does and pack it for serving."""
+        self.packed = pack_rows(self.shape, source, scale_inv)
         self.weight = None
 
 
@@ -95,17 +113,18 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Rows of [vocab, hidden] by token id. Packed, it reads a tied output matrix or keeps the stored rows."""
+    """Rows of [vocab, hidden] by token id. Packed, it keeps the stored rows, or reads a packed matrix: the output matrix
+    it is tied to, or rows of its own that were quantised."""
 
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.rows: Tensor | None = None
-        self.tied_to: PackedWeight | None = None
+        self.packed: PackedWeight | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:  # [T] -> [T, D] float32
-        if self.tied_to is not None:
-            return kernels.gather_rows(self.tied_to, tokens).float()
+        if self.packed is not None:
+            return kernels.gather_rows(self.packed, tokens).float()
         if self.rows is not None:
             return self.rows[tokens].float()
         assert self.weight is not None
@@ -122,18 +141,32 @@ class GatedMLP(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, bias)
         self._packed: list[PackedExperts] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:  # [T, D] -> [T, D]
+    def forward(self, x: Tensor, adapted: Assignment | None = None) -> Tensor:  # [T, D] -> [T, D]
         gate, up, down = self.gate_proj, self.up_proj, self.down_proj
-        out: Tensor
         if down.packed is None:
-            out = down(F.silu(gate(x)) * up(x))
-            return out
+            trained: Tensor = down(F.silu(gate(x)) * up(x))
+            return trained
         if gate.packed is None or up.packed is None:
             raise LayoutError("the gated MLP is only partly packed", fix="load every tensor of the layer")
         if down.bias is not None:
-            out = down(kernels.silu_mul(torch.cat([gate(x), up(x)], dim=1)))
-            return out
-        # One expert that every token takes, with weight 1: a single call for the whole MLP.
+            return self._in_steps(x, adapted)
+        if adapted is None:
+            return self._in_one_call(x)
+        out, plain = torch.empty_like(x), torch.ones(x.shape[0], dtype=torch.bool)
+        for alone, rows in adapted.alone(gate.low_rank.keys() | up.low_rank.keys() | down.low_rank.keys()):
+            out[rows] = self._in_steps(x[rows], alone)
+            plain[rows] = False
+        if plain.any():
+            out[plain] = self._in_one_call(x[plain])
+        return out
+
+    def _in_steps(self, x: Tensor, adapted: Assignment | None) -> Tensor:
+        gate_up = torch.cat([self.gate_proj(x, adapted), self.up_proj(x, adapted)], dim=1)
+        out: Tensor = self.down_proj(kernels.silu_mul(gate_up), adapted)
+        return out
+
+    def _in_one_call(self, x: Tensor) -> Tensor:
+        # One expert that every token takes, with weight 1.
         everyone = x.new_zeros(x.shape[0], 1, dtype=torch.int64)
         return kernels.expert_ffn(x, everyone, x.new_ones(x.shape[0], 1), *self._as_experts())
 

@@ -19,6 +19,7 @@ from deepseek.models.config import ModelConfig
 from deepseek.models.experts import RoutedExperts, Router
 from deepseek.models.layers import Embedding, Linear, join_rows
 from deepseek.models.transformer import Model
+from deepseek.precision.integer import Bits, IntegerPieces
 
 Stored = tuple[Tensor, Tensor | None]
 
@@ -27,16 +28,19 @@ Stored = tuple[Tensor, Tensor | None]
 class Slot:
     """One checkpoint tensor.
 
-    pack(pieces, scale_inv) takes it for serving in its stored form, as pieces of whole rows, copying what it keeps;
+    pack(source, scale_inv) takes it for serving, as pieces of whole rows in its stored form or quantised, copying what it
+    keeps; quantize_heads(bits), where it is not None, quantises afterwards what `pack` made of the stored form;
     fill(tensor) takes ownership of it as a float32 parameter; stored() gives it back, with block scales if it is FP8.
-    may_be_fp8: a projection matrix. keep_float32: never narrowed when saved.
+    may_be_fp8: a projection matrix. is_table: the embedding. keep_float32: never narrowed when saved.
     """
 
     shape: tuple[int, ...]
-    pack: Callable[[Iterable[Tensor], Tensor | None], None]
+    pack: Callable[[Iterable[Tensor] | IntegerPieces, Tensor | None], None]
     fill: Callable[[Tensor], None]
     stored: Callable[[], Stored]
     may_be_fp8: bool = False
+    is_table: bool = False
+    quantize_heads: Callable[[Bits], None] | None = None
     keep_float32: bool = False
 
 
@@ -44,7 +48,7 @@ def hf_slots(model: Model) -> dict[str, Slot]:
     """Every tensor of the model's checkpoint, by its Hugging Face name."""
     slots: dict[str, Slot] = {}
     for path, module in model.named_modules():
-        name = _hf_name(path, model.config)
+        name = hf_name(path, model.config)
         if isinstance(module, Embedding):
             slots[f"{name}.weight"] = _embedding_slot(model, module)
         elif isinstance(module, LatentUpProjection | Linear | Router):
@@ -77,7 +81,8 @@ def shared_copies(config: ModelConfig) -> dict[str, str]:
     return copies
 
 
-def _hf_name(path: str, config: ModelConfig) -> str:
+def hf_name(path: str, config: ModelConfig) -> str:
+    """A module's name in the Hugging Face checkpoint, from its path in `Model`."""
     if path == "lm_head":
         return path
     if path.startswith("mtp."):
@@ -98,7 +103,8 @@ def _matrix_slot(module: Linear | Router) -> Slot:
         return _present(module.weight), None
 
     shape = tuple(module.weight.shape) if module.weight is not None else module.shape
-    return Slot(shape, module.adopt, fill, stored, may_be_fp8=not isinstance(module, Router))
+    heads = module.quantize_heads if isinstance(module, LatentUpProjection) else None
+    return Slot(shape, module.adopt, fill, stored, may_be_fp8=not isinstance(module, Router), quantize_heads=heads)
 
 
 def _expert_slot(module: RoutedExperts, part: str, expert: int) -> Slot:
@@ -116,7 +122,7 @@ def _expert_slot(module: RoutedExperts, part: str, expert: int) -> Slot:
         return _present(getattr(module, part))[expert], None
 
     shape = module.shape_of(part)
-    return Slot(shape, lambda pieces, scale: module.adopt(part, expert, pieces, scale), fill, stored, may_be_fp8=True)
+    return Slot(shape, lambda source, scale: module.adopt(part, expert, source, scale), fill, stored, may_be_fp8=True)
 
 
 def _embedding_slot(model: Model, module: Embedding) -> Slot:
@@ -124,12 +130,12 @@ def _embedding_slot(model: Model, module: Embedding) -> Slot:
         module.weight = nn.Parameter(tensor)
 
     def stored() -> Stored:
-        if module.tied_to is not None:
-            return kernels.unpack_weight(module.tied_to)
+        if module.packed is not None:
+            return kernels.unpack_weight(module.packed)
         return (module.rows if module.rows is not None else _present(module.weight)), None
 
     shape = (model.config.vocab_size, model.config.hidden_size)
-    return Slot(shape, lambda pieces, _scale: model.adopt_embedding(pieces), fill, stored)
+    return Slot(shape, lambda source, _scale: model.adopt_embedding(source), fill, stored, is_table=True)
 
 
 def _vector_slot(module: nn.Module, own: str) -> Slot:
@@ -138,9 +144,14 @@ def _vector_slot(module: nn.Module, own: str) -> Slot:
     def fill(tensor: Tensor) -> None:
         setattr(module, own, nn.Parameter(tensor) if own in module._parameters else tensor)
 
+    def take(source: Iterable[Tensor] | IntegerPieces, _scale: Tensor | None) -> None:
+        if isinstance(source, IntegerPieces):
+            raise LayoutError("only matrices are quantised", found=own)
+        fill(join_rows(tuple(current.shape), source).float())
+
     return Slot(
         tuple(current.shape),
-        lambda pieces, _scale: fill(join_rows(tuple(current.shape), pieces).float()),
+        take,
         fill,
         lambda: (getattr(module, own).detach(), None),
         keep_float32=own == "e_score_correction_bias",

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from deepseek import kernels
 from deepseek.core.errors import LayoutError
+from deepseek.kernels import Stack, StackStep
 from deepseek.models.attention import GroupedQueryAttention, LatentAttention, Rotation
 from deepseek.models.config import ModelConfig
-from deepseek.models.context import Context, Packed
+from deepseek.models.context import Context, Packed, Paged
 from deepseek.models.experts import ExpertLayer, RoutedExperts, Router
-from deepseek.models.layers import Embedding, GatedMLP, Linear, RMSNorm, join_rows
+from deepseek.models.layers import Embedding, GatedMLP, Linear, RMSNorm, join_rows, pack_rows
+from deepseek.models.low_rank import Assignment
 from deepseek.models.rope import RotaryTables
+from deepseek.models.stack import compile_layers
+from deepseek.precision.integer import IntegerPieces
+
+Quantization = Literal["none", "int8", "int4"]
 
 
 class DecoderLayer(nn.Module):
@@ -46,7 +54,7 @@ class DecoderLayer(nn.Module):
             hidden, residual = self.input_layernorm.add(hidden, residual)
         hidden = self.self_attn(hidden, context, rotate)
         hidden, residual = self.post_attention_layernorm.add(hidden, residual)
-        return self.mlp(hidden), residual
+        return self.mlp(hidden, context.adapters), residual
 
 
 class SharedHead(nn.Module):
@@ -68,9 +76,12 @@ class DraftLayer(DecoderLayer):
         self.shared_head = SharedHead(config)
 
     def draft(self, hidden: Tensor, embedded: Tensor, context: Context, rotate: Rotation) -> Tensor:
-        joined = self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], dim=-1))
-        out, residual = self(joined.float(), None, context, rotate)
+        out, residual = self(self.join(hidden, embedded), None, context, rotate)
         return self.shared_head.norm.add(out, residual)[0]
+
+    def join(self, hidden: Tensor, embedded: Tensor) -> Tensor:
+        joined: Tensor = self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], dim=-1))
+        return joined.float()
 
 
 class Model(nn.Module):
@@ -91,6 +102,8 @@ class Model(nn.Module):
         self._interleaved = config.latent is not None and config.latent.rope_interleave
         self._tables = RotaryTables(config.rope, dim, config.max_position_embeddings)
         self.compute_dtype: torch.dtype | None = None
+        self._stacks: dict[str, Stack | None] = {}
+        self.quantization: Quantization = "none"  # what the loader made of the matrices
 
     @property
     def is_packed(self) -> bool:
@@ -107,6 +120,8 @@ class Model(nn.Module):
         context = self._serving_form(context)
         rotate = self._rotation(context)
         hidden = self.embed_tokens(tokens)
+        if isinstance(context, Paged) and context.adapters is None and (stack := self._stack_of("layers")) is not None:
+            return self._run(stack, hidden, context, rotate, first_layer=0)
         residual: Tensor | None = None
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, context, rotate)
@@ -115,11 +130,14 @@ class Model(nn.Module):
         normed: Tensor = self.norm.add(hidden, residual)[0]
         return normed
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [N, D] to scores over the vocabulary [N, V] (float32; the compute dtype while training)."""
+    def logits(self, hidden: Tensor, adapted: Assignment | None = None) -> Tensor:
+        """Hidden states [N, D] to scores over the vocabulary [N, V] (float32; the compute dtype while training).
+
+        adapted: the adapters of these rows; `context.adapters.at(rows)` where `hidden` is a selection of a step's.
+        """
         head = self.lm_head if self.lm_head is not None else self.tied_head
         if head is not None:
-            scores: Tensor = head(hidden)
+            scores: Tensor = head(hidden, adapted)
             return scores
         dtype = self.compute_dtype or self.head_weight.dtype
         return nn.functional.linear(hidden.to(dtype), self.head_weight.to(dtype))
@@ -151,7 +169,43 @@ class Model(nn.Module):
         context = self._serving_form(context)
         layer = self.mtp[depth]
         assert isinstance(layer, DraftLayer)
-        return layer.draft(hidden, self.embed_tokens(next_ids), context, self._rotation(context))
+        embedded, rotate = self.embed_tokens(next_ids), self._rotation(context)
+        if (
+            isinstance(context, Paged)
+            and context.adapters is None
+            and (stack := self._stack_of(str(depth))) is not None
+        ):
+            return self._run(
+                stack, layer.join(hidden, embedded), context, rotate, self.config.num_hidden_layers + depth
+            )
+        return layer.draft(hidden, embedded, context, rotate)
+
+    def _stack_of(self, name: str) -> Stack | None:
+        """The one-call form of the decoder layers, or of a draft layer; made at first use, None where there is none."""
+        if not self.is_packed:
+            return None
+        if name not in self._stacks:
+            if name == "layers":
+                self._stacks[name] = compile_layers(self.layers, self.norm)
+            else:
+                layer = self.mtp[int(name)]
+                assert isinstance(layer, DraftLayer)
+                self._stacks[name] = compile_layers([layer], layer.shared_head.norm)
+        return self._stacks[name]
+
+    def _run(self, stack: Stack, hidden: Tensor, context: Paged, rotate: Rotation, first_layer: int) -> Tensor:
+        step = StackStep(
+            positions=context.positions,
+            slots=context.slots,
+            cos=rotate.cos,
+            sin=rotate.sin,
+            interleaved=rotate.interleaved,
+            seq_of_token=context.seq_of_token,
+            block_tables=context.block_tables,
+            block_size=context.block_size,
+            pools=context.stack_pools(stack, first_layer, self.config),
+        )
+        return kernels.run_stack(stack, hidden, step)
 
     def set_compute_dtype(self, dtype: torch.dtype | None) -> None:
         """What training multiplies matrices in; weights, norms, residuals and routing stay in their own dtype."""
@@ -176,16 +230,18 @@ class Model(nn.Module):
         self.adopt_embedding([self.embed_tokens.weight.detach()])
         return self.requires_grad_(False).eval()
 
-    def adopt_embedding(self, pieces: Iterable[Tensor]) -> None:
-        """Take the embedding as stored, in pieces of [vocab, hidden]; tied models keep one packed copy for both uses."""
+    def adopt_embedding(self, source: Iterable[Tensor] | IntegerPieces) -> None:
+        """Take the embedding [vocab, hidden] as `pack_rows` does; tied models keep one packed copy for both uses."""
         shape = self.config.vocab_size, self.config.hidden_size
         if self.lm_head is None:
             with torch.device("meta"):
                 self.tied_head = Linear(self.config.hidden_size, self.config.vocab_size)
-            self.tied_head.adopt(pieces)
-            self.embed_tokens.tied_to = self.tied_head.packed
+            self.tied_head.adopt(source)
+            self.embed_tokens.packed = self.tied_head.packed
+        elif isinstance(source, IntegerPieces):
+            self.embed_tokens.rows, self.embed_tokens.packed = None, pack_rows(shape, source)
         else:
-            self.embed_tokens.rows = join_rows(shape, pieces)
+            self.embed_tokens.rows, self.embed_tokens.packed = join_rows(shape, source), None
         self.embed_tokens.weight = None
 
     def initialize(self, seed: int = 0, std: float = 0.02) -> Model:

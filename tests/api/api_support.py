@@ -115,3 +115,16 @@ def state_of(engine: Any, **settings: Any) -> ServerState:
 
 QUEUE_FULL = AdmissionError("too many requests are waiting", reason="queue_full", found=9)
 BROKEN = EngineError("the worker died", where="/secret/path/worker.py", found="SIGSEGV")
+
+
+class RecordingEngine(FakeEngine):
+    """Says "Hello" and keeps the requests it got, the start probe not counted."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(reply=say("Hello"), ttft_s=0.0, inter_token_s=0.0, max_model_len=CONTEXT, **options)
+        self.requests: list[Request] = []
+
+    def generate(self, request: Request) -> AsyncIterator[Event]:
+        if not request.id.startswith("probe-"):
+            self.requests.append(request)
+        return super().generate(request)

@@ -158,3 +158,16 @@ def test_the_signal_lets_a_running_stream_end_and_the_process_leaves(sent: signa
     assert "Traceback" not in errors
     # uvicorn gives SIGTERM back after the drain, so a supervisor sees a process that ended by it.
     assert process.returncode in (0, -sent)
+
+
+def test_a_sleeping_engine_is_alive_but_not_ready() -> None:
+    engine = quick()
+    with serving(state_of(engine)) as server:
+        engine._awake.clear()
+        asleep = requests.get(f"{server.url}/readyz", timeout=30)
+        assert asleep.status_code == 503 and asleep.json()["type"].endswith("asleep")
+        assert "retry-after" in asleep.headers
+        assert requests.get(f"{server.url}/healthz", timeout=30).status_code == 200
+        assert "deepseek_asleep 1.0" in requests.get(f"{server.url}/metrics", timeout=30).text
+        engine._awake.set()
+        assert requests.get(f"{server.url}/readyz", timeout=30).json() == {"status": "ready"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from deepseek.cli import main
 from deepseek.models.checkpoint import save_model
@@ -93,6 +96,24 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(Model(recipe.model_config_of()).initialize(5, std=0.3), directory)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(builtin_dir() / name, directory / name)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def adapter_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter for that checkpoint, in PEFT's form, that changes what it says."""
+    directory = tmp_path_factory.mktemp("adapter")
+    rank = 2
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 8 * rank, "target_modules": ["o_proj"]}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for name, weight in load_file(model_dir / "model.safetensors").items():
+        if name.endswith(".o_proj.weight") and "layers.2." not in name:  # the draft layer is no part of it
+            base = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{base}.lora_A.weight"] = torch.randn(rank, weight.shape[1], generator=generator)
+            tensors[f"{base}.lora_B.weight"] = torch.randn(weight.shape[0], rank, generator=generator)
+    save_file(tensors, directory / "adapter_model.safetensors")
     return directory
 
 

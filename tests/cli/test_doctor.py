@@ -12,6 +12,7 @@ def test_it_names_what_is_installed_and_in_use(run: Run) -> None:
     assert rows["torch"].strip().startswith("2.")
     for name in ("deepseek-stack", "cores", "memory", "GPU", "C++ compiler", "kernels: backend", "built-in model"):
         assert rows[name].strip(), name
+    assert rows["kernels: isa"].strip() in rows["kernels: instruction sets"]
 
 
 def test_a_row_is_a_line_however_long_its_path(run: Run) -> None:

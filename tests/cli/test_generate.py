@@ -64,8 +64,25 @@ def test_a_stop_text_ends_the_output_and_is_no_part_of_it(run: Run, model_dir: P
         (("--prompt", "a", "--temperature", "nan"), "temperature: not a finite number"),
         (("--prompt", "a", "--temperature", "-1"), "temperature: out of range"),
         (("--prompt", "a", "--top-p", "0"), "top_p: out of range"),
-        (("--prompt", "a", "--max-tokens", "0"), "max_tokens: out of range"),
-        (("--prompt", "a", "--stop", ""), "stop strings must be non-empty"),
+        (("--prompt", "a", "--max-tokens", "0"), "Invalid value for '--max-tokens'"),
+        (
+            ("--prompt", "a", "--max-tokens", "64"),
+            "--max-tokens: more than the context leaves; found 64; expected at most",
+        ),
+        (
+            ("--prompt-ids", "1,2,3", "--max-tokens", "62"),
+            "expected at most 61 (a context of 64 less a prompt of 3 tokens)",
+        ),
+        (("--prompt", ""), "--prompt: the text is empty"),
+        (("--prompt", "a", "--stop", ""), "stop: must be non-empty text"),
+        (("--prompt", "a", "--min-p", "2"), "min_p: out of range"),
+        (("--prompt", "a", "--presence-penalty", "3"), "presence_penalty: out of range"),
+        (("--prompt", "a", "--n", "0"), "Invalid value for '--n'"),
+        (("--prompt", "a", "--logprobs", "1"), "--logprobs: scores are only shown in JSON. Fix: add --json"),
+        (("--prompt", "a", "--regex", "a", "--choice", "b"), "give one of --json-schema, --regex and --choice"),
+        (("--prompt", "a", "--json-schema", "no-such.json"), "--json-schema no-such.json: cannot be read"),
+        (("--prompt", "a", "--regex", "(?=a)b"), "constraint regex: this regular expression cannot be enforced"),
+        (("--prompt", "a", "--adapter", "no-such-directory"), "no-such-directory: is not a PEFT adapter"),
         (("--prompt", "a", "--max-model-len", "65"), "max_model_len: out of range; found 65; expected 2 to 64"),
         (("--prompt-ids", ",".join(["5"] * 80)), "found 80 tokens; expected at most 63"),
     ],
@@ -96,3 +113,47 @@ def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback(
     process.stdout.close()
     errors = process.stderr.read()
     assert (process.wait(60), errors) == (1, "")
+
+
+def test_several_completions_are_numbered_or_listed(run: Run, model_dir: Path) -> None:
+    command = ("generate", "--model", model_dir, "--prompt", "Hello", "--max-tokens", 4, "--n", 2, "--seed", 1)
+    answer = json.loads(run(*command, "--ignore-eos", "--json").out)
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert texts[0] != texts[1] and answer["text"] == texts[0]
+    assert answer["usage"]["completion_tokens"] == 8
+    assert run(*command, "--ignore-eos").out == f"[0] {texts[0]}\n[1] {texts[1]}\n"
+
+
+def test_scores_come_with_every_token(run: Run, model_dir: Path) -> None:
+    answer = json.loads(
+        run("generate", "--model", model_dir, "--prompt", "Hello", *GREEDY, "--json", "--logprobs", 2).out
+    )
+    assert [entry["token_id"] for entry in answer["logprobs"]] == answer["token_ids"]
+    for entry in answer["logprobs"]:
+        assert entry["logprob"] <= 0 and len(entry["top"]) == 2
+        assert entry["top"][0]["token_id"] == entry["token_id"]  # greedy takes the best
+
+
+def test_the_output_is_held_to_a_schema(run: Run, model_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 2}')
+    answer = json.loads(run("generate", "--model", model_dir, "--prompt", "a", "--json-schema", file).out)
+    assert len(answer) == 2 and set(answer) <= {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("args", "allowed"), [(("--choice", "yes", "--choice", "no"), "yes no"), (("--regex", "x"), "x")]
+)
+def test_the_output_is_one_of_the_texts_allowed(run: Run, model_dir: Path, args: tuple[str, ...], allowed: str) -> None:
+    assert run("generate", "--model", model_dir, "--prompt", "a", *args).out.strip() in allowed.split()
+
+
+def test_an_adapter_changes_what_is_said(run: Run, model_dir: Path, adapter_dir: Path) -> None:
+    command = ("generate", "--model", model_dir, "--prompt", "Hello", *GREEDY)
+    adapted = run(*command, "--adapter", adapter_dir)
+    assert (adapted.code, adapted.err) == (0, "") and adapted.out != run(*command).out
+
+
+def test_by_default_it_writes_as_far_as_the_context_reaches(run: Run, model_dir: Path) -> None:
+    answer = json.loads(run("generate", "--model", model_dir, "--prompt-ids", "1,2,3", "--ignore-eos", "--json").out)
+    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 61, "total_tokens": 64}

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 
 from deepseek.core.engine import Event, Finish, Ready, Request, TokenLogprob, Tokens
 from deepseek.core.sampling import SamplingParams
 from deepseek.engine.loop import EngineLoop
-from deepseek.engine.plan import StepPlan
-from deepseek.engine.sampler import Sampled
+from deepseek.engine.plan import KIND_EMBED, KIND_SAMPLE, StepPlan
+from deepseek.engine.result import StepResult
 from deepseek.engine.scheduler_config import SchedulerConfig
 from deepseek.engine.worker import StepWorker, Worker
 from deepseek.models.config import ExpertConfig, LatentConfig, ModelConfig
@@ -51,7 +52,7 @@ class ByteTable:
         return bytes(ids).decode(errors="replace")
 
 
-def tiny_config(kind: Kind, vocab_size: int = VOCABULARY) -> ModelConfig:
+def tiny_config(kind: Kind, vocab_size: int = VOCABULARY, draft_layers: int = 0) -> ModelConfig:
     latent = experts = None
     if kind == "latent_experts":
         latent = LatentConfig(None, kv_lora_rank=24, qk_nope_head_dim=12, qk_rope_head_dim=8, v_head_dim=12)
@@ -83,22 +84,29 @@ def tiny_config(kind: Kind, vocab_size: int = VOCABULARY) -> ModelConfig:
         tie_word_embeddings=latent is not None,
         latent=latent,
         experts=experts,
+        num_nextn_predict_layers=draft_layers,
     )
 
 
 @cache
-def tiny_model(kind: Kind, vocab_size: int = VOCABULARY) -> Model:
-    """Weights so large that logits spread by more than one and tokens wander."""
-    return Model(tiny_config(kind, vocab_size)).initialize(seed=1, std=0.25).pack()
+def tiny_model(kind: Kind, vocab_size: int = VOCABULARY, draft_layers: int = 0) -> Model:
+    """Weights so large that logits spread by more than one and tokens wander. Draft layers change nothing else."""
+    model = Model(tiny_config(kind, vocab_size, draft_layers)).initialize(seed=1, std=0.25)
+    plain = dict(Model(tiny_config(kind, vocab_size)).initialize(seed=1, std=0.25).named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in plain:
+                parameter.copy_(plain[name])
+    return model.pack()
 
 
-def scheduler_config(**changes: int | bool | frozenset[int]) -> SchedulerConfig:
+def scheduler_config(**changes: int | bool | str | frozenset[int]) -> SchedulerConfig:
     fields = {"num_blocks": 256, "max_model_len": 256, "block_size": 8, "max_tokens_per_step": 256, "max_sequences": 64}
     return SchedulerConfig(**(fields | changes))  # type: ignore[arg-type]
 
 
 def model_loop(model: Model, config: SchedulerConfig) -> EngineLoop:
-    worker = Worker(model, config.num_blocks, config.block_size)
+    worker = Worker(model, config.num_blocks, config.block_size, drafts=model.config.num_nextn_predict_layers > 0)
     for pool, _ in worker.cache.pools:
         pool.fill_(math.nan)  # what was never written must never be read
     return EngineLoop(worker, ByteTable(), config, vocab_size=model.config.vocab_size)
@@ -162,14 +170,18 @@ class ScriptedWorker:
         self.fail_with: BaseException | None = None
         self.plans: list[StepPlan] = []
 
-    def run(self, plan: StepPlan) -> Sampled:
+    def run(self, plan: StepPlan) -> StepResult:
         self.plans.append(plan)
         if self.fail_with is not None:
             failure, self.fail_with = self.fail_with, None
             raise failure
-        ids = [self.token(int(position)) for position in plan.sampling.position]
+        ids = [
+            self.token(int(position)) if kind == KIND_SAMPLE else max(0, int(target))
+            for position, kind, target in zip(plan.sampling.position, plan.row_kind, plan.row_target, strict=True)
+        ]
         wanted = plan.sampling.logprobs.tolist()
-        return Sampled(ids, [TokenLogprob(i, -1.0) if w >= 0 else None for i, w in zip(ids, wanted, strict=True)])
+        logprobs = [TokenLogprob(i, -1.0) if w >= 0 else None for i, w in zip(ids, wanted, strict=True)]
+        return StepResult(ids, logprobs, np.ones((int((plan.row_kind == KIND_EMBED).sum()), 4), np.float32))
 
 
 class GatedWorker:
@@ -181,7 +193,7 @@ class GatedWorker:
         self._gate = threading.Semaphore(0)
         self._free = False
 
-    def run(self, plan: StepPlan) -> Sampled:
+    def run(self, plan: StepPlan) -> StepResult:
         self.entered.release()
         if not self._free and not self._gate.acquire(timeout=PATIENCE_S):
             raise TimeoutError("the gate was never opened")
@@ -199,7 +211,7 @@ class GatedWorker:
 
 
 def scripted_loop(
-    worker: StepWorker, table: ByteTable | None = None, **changes: int | bool | frozenset[int]
+    worker: StepWorker, table: ByteTable | None = None, **changes: int | bool | str | frozenset[int]
 ) -> EngineLoop:
     return EngineLoop(worker, table or ByteTable(), scheduler_config(**changes), vocab_size=VOCABULARY)
 

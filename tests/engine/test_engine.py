@@ -14,7 +14,8 @@ from engine_support import PATIENCE_S, ByteTable, GatedWorker, ScriptedWorker, r
 
 from deepseek.core.engine import Event, Finish, Ready, Tokens
 from deepseek.core.errors import AdmissionError, EngineError
-from deepseek.engine.engine import Engine, _joined
+from deepseek.engine.engine import Engine
+from deepseek.engine.stream import joined
 
 
 def go(main: Coroutine[Any, Any, None]) -> None:
@@ -226,16 +227,17 @@ def test_text_without_tokens_joins_without_losing_logprobs() -> None:
     from deepseek.core.engine import TokenLogprob
 
     first = Tokens("r", 0, "a", (1,), (TokenLogprob(1, -1.0),))
-    assert _joined(first, Tokens("r", 0, "b", ())) == Tokens("r", 0, "ab", (1,), first.logprobs)
-    assert _joined(Tokens("r", 0, "a", (1,)), Tokens("r", 0, "b", (2,))) == Tokens("r", 0, "ab", (1, 2))
+    assert joined(first, Tokens("r", 0, "b", ())) == Tokens("r", 0, "ab", (1,), first.logprobs)
+    assert joined(Tokens("r", 0, "a", (1,)), Tokens("r", 0, "b", (2,))) == Tokens("r", 0, "ab", (1, 2))
 
 
 def test_closing_ends_every_live_request_once_and_refuses_more() -> None:
     async def main() -> None:
         streams = [engine.generate(request(f"r{i}")) for i in range(5)]
         await entered(worker)
-        worker.open_for_good()
         closing = asyncio.gather(engine.close(), engine.close())
+        await asyncio.sleep(0)  # both have begun
+        worker.open_for_good()
         for stream in streams:
             assert finish(await collect(stream)).reasons == ("cancelled",)
         await closing

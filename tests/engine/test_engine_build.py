@@ -45,23 +45,14 @@ def test_the_cache_is_as_large_as_asked_for_and_not_smaller_than_a_block() -> No
         build._num_blocks(CONFIG, EngineOptions(kv_bytes=10), 100)
 
 
-def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:
-    def free() -> int | None:
-        return build._free_in_group("memory.max", "memory.current", "inactive_file", tmp_path)
-
-    assert free() is None
-    for name, content in (
-        ("memory.max", "max"),
-        ("memory.current", "300"),
-        ("memory.stat", "anon 9\ninactive_file 50\n"),
-    ):
-        (tmp_path / name).write_text(content)
-    assert free() is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert free() == 750
-    (tmp_path / "memory.max").write_text("100\n")
-    assert free() == 0
-    assert build.available_bytes() > 0
+def test_the_cache_can_be_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "available_bytes", lambda: 40 * BLOCK_BYTES)
+    assert build._num_blocks(CONFIG, EngineOptions(kv_fraction=0.5), 100) == 20
+    with pytest.raises(ConfigError, match="kv_fraction: holds not one block"):
+        build._num_blocks(CONFIG, EngineOptions(kv_fraction=0.01), 100)
+    for wrong in (0.0, -1.0, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match="kv_fraction: out of range"):
+            EngineOptions(kv_fraction=wrong)
 
 
 def test_the_shipped_model_and_directories_are_found(tmp_path: Path) -> None:

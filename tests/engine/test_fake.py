@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek.core.engine import Engine, Event, Finish, Ready, Request, Tokens, Usage
+from deepseek.core.engine import Embedding, Engine, Event, Finish, PromptScores, Ready, Request, Tokens, Usage
 from deepseek.core.errors import AdmissionError, ConfigError, EngineError
 from deepseek.core.sampling import SamplingParams
 from deepseek.engine.fake import FakeEngine, VirtualTime, say
@@ -331,3 +332,109 @@ def test_virtual_time_wakes_sleepers_in_order() -> None:
         return woken
 
     assert asyncio.run(run()) == [(1.0, 1.0), (1.0, 1.0), (2.0, 2.0), (3.0, 3.0)]
+
+
+def versions_of(events: list[Event]) -> list[int]:
+    return [event.weights_version for event in events if isinstance(event, Tokens)]
+
+
+async def read(engine: FakeEngine, wanted: Request) -> list[Event]:
+    return [event async for event in engine.generate(wanted)]
+
+
+def test_recompute_changes_the_version_of_the_tokens_to_come() -> None:
+    async def body(engine: FakeEngine, time: VirtualTime) -> None:
+        reading = asyncio.create_task(read(engine, request(max_tokens=6)))
+        await time.sleep(7.5)
+        assert await engine.update_weights("anything") == 1
+        assert versions_of(await reading) == [0, 0, 0, 1, 1, 1]
+        assert engine.load().weights_version == 1
+
+    with_engine(body)
+
+
+def test_drain_waits_for_what_was_started_and_holds_back_the_rest() -> None:
+    async def body(engine: FakeEngine, time: VirtualTime) -> None:
+        first = asyncio.create_task(read(engine, request("first", max_tokens=6)))
+        await time.sleep(7.5)
+        swap = asyncio.create_task(engine.update_weights({"name": object()}, "drain"))
+        await time.sleep(0.1)
+        second = asyncio.create_task(read(engine, request("second", max_tokens=2)))
+        await time.sleep(0.1)
+        assert engine.load().waiting == 1 and not swap.done()
+        assert versions_of(await first) == [0] * 6
+        assert await swap == 1 and versions_of(await second) == [1] * 2
+
+    with_engine(body)
+
+
+def test_asleep_nothing_comes_and_nothing_is_lost() -> None:
+    async def body(engine: FakeEngine, time: VirtualTime) -> None:
+        reading = asyncio.create_task(read(engine, request(max_tokens=4)))
+        late = asyncio.create_task(read(engine, request("late", max_tokens=4, deadline=20.0)))
+        await time.sleep(6.5)
+        await engine.sleep(2)
+        assert engine.is_sleeping and engine.load().sleeping and engine.load().running == 0
+        with pytest.raises(ConfigError, match="nothing drains while the engine sleeps"):
+            await engine.update_weights("x", "drain")
+        assert finish_of(await late).reasons == ("deadline",)
+        assert not reading.done()
+        await engine.wake()
+        events = await reading
+        assert finish_of(events) == Finish("r", ("length",), Usage(3, 4)) and not engine.is_sleeping
+
+    with_engine(body)
+
+
+def test_scores_and_embeddings_come_in_the_real_ones_form() -> None:
+    async def body(engine: FakeEngine, time: VirtualTime) -> None:
+        scores = await engine.score(request(prompt=(1, 2, 3), prompt_logprobs=2))
+        assert isinstance(scores, PromptScores) and scores.logprobs[0] is None
+        assert [entry.token_id for entry in scores.logprobs[1:] if entry is not None] == [2, 3]
+        embedding = await engine.encode(request())
+        assert isinstance(embedding, Embedding) and embedding.values.dtype.name == "float32"
+        again = await engine.encode(request())
+        assert (again.values == embedding.values).all()
+
+    with_engine(body)
+
+
+def test_adapters_are_known_by_name_until_they_are_unloaded() -> None:
+    async def body(engine: FakeEngine, time: VirtualTime) -> None:
+        styled = replace(request(), adapter="style")
+        with pytest.raises(AdmissionError, match="no adapter of this name"):
+            engine.generate(styled)
+        assert [await engine.load_adapter("style", "a"), await engine.load_adapter("style", "b")] == [1, 2]
+        reading = asyncio.create_task(read(engine, styled))
+        await time.sleep(1)
+        unloading = asyncio.create_task(engine.unload_adapter("style"))
+        await time.sleep(1)
+        with pytest.raises(AdmissionError, match="no adapter of this name"):
+            engine.generate(replace(request("other"), adapter="style"))
+        assert not unloading.done()
+        assert finish_of(await reading).reasons == ("length",)
+        await unloading
+
+    with_engine(body)
+
+
+def test_closing_ends_a_drain_and_an_unload_with_an_error() -> None:
+    async def body(engine: FakeEngine, time: VirtualTime) -> None:
+        await engine.load_adapter("style", "a")
+        reading = asyncio.create_task(read(engine, replace(request(max_tokens=100), adapter="style")))
+        await time.sleep(6)
+        waits = [
+            asyncio.create_task(engine.update_weights("x", "drain")),
+            asyncio.create_task(engine.unload_adapter("style")),
+        ]
+        await time.sleep(1)
+        await engine.close()
+        assert finish_of(await reading).reasons == ("cancelled",)
+        for wait in waits:
+            with pytest.raises(EngineError, match="closed"):
+                await wait
+        for call in (engine.update_weights("x"), engine.sleep(), engine.wake(), engine.unload_adapter("style")):
+            with pytest.raises(EngineError, match="closed"):
+                await call
+
+    with_engine(body)

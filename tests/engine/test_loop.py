@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 from engine_support import ByteTable, GatedWorker, Inbox, ScriptedWorker, request, run, scripted_loop, spelling_worker
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +18,8 @@ from hypothesis import strategies as st
 from deepseek.core.engine import Event, Finish, Tokens, Usage
 from deepseek.core.errors import AdmissionError
 from deepseek.engine.loop import EngineLoop
+from deepseek.engine.plan import StepPlan
+from deepseek.engine.result import StepResult
 from deepseek.engine.scheduler_config import SchedulerConfig
 
 
@@ -124,7 +129,14 @@ def test_a_worker_that_fails_ends_the_requests_of_that_step_only() -> None:
     inboxes = [Inbox() for _ in range(4)]
     for index, inbox in enumerate(inboxes):
         loop.add(request(f"r{index}", n=1 + index % 2), inbox.receive)
-    worker.fail_with = RuntimeError("out of luck")
+    whole, failures = worker.run, iter([RuntimeError("out of luck")] * 3)  # the step, and each of its two sequences
+
+    def run_badly(plan: StepPlan) -> StepResult:
+        for failure in failures:
+            raise failure
+        return whole(plan)
+
+    worker.run = run_badly  # type: ignore[method-assign]
     while loop.step():
         loop.scheduler.check()
     ends = [reasons(inbox) for inbox in inboxes]
@@ -265,6 +277,40 @@ def test_text_that_cannot_be_made_at_the_deadline_still_finishes() -> None:
     assert reasons(inbox) == ("error",)
 
 
+GRAMMAR_FAULTS = ["", "masks", "accept", "forced", "valid_prefix", "done"]
+
+
+class FaultyMatcher:
+    """Allows everything, and breaks in one of its methods now and then."""
+
+    def __init__(self, fault: str, rng: random.Random) -> None:
+        self.fault, self.rng = fault, rng
+
+    def _maybe(self, name: str) -> None:
+        if name == self.fault and self.rng.random() < 0.3:
+            raise RuntimeError("as drawn")
+
+    def masks(self, draft: Sequence[int]) -> np.ndarray:
+        self._maybe("masks")
+        return np.full((len(draft) + 1, 8), -1, np.int32)
+
+    def accept(self, token: int) -> None:
+        self._maybe("accept")
+
+    def forced(self, limit: int) -> list[int]:
+        self._maybe("forced")
+        return [0x61] * self.rng.randint(0, min(limit, 3))
+
+    def valid_prefix(self, tokens: Sequence[int]) -> int:
+        self._maybe("valid_prefix")
+        return len(tokens)
+
+    @property
+    def done(self) -> bool:
+        self._maybe("done")
+        return self.rng.random() < 0.1
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_request_gets_one_finish_whatever_happens(caplog: pytest.LogCaptureFixture, data: st.DataObject) -> None:
@@ -274,7 +320,13 @@ def test_every_request_gets_one_finish_whatever_happens(caplog: pytest.LogCaptur
     rng = random.Random(data.draw(st.integers(0, 10**6)))
     worker = ScriptedWorker(lambda position: rng.choice([0x61, 0x61, 0x61, 0xE4, 0x45, 7, -1]))
     config = SchedulerConfig(
-        num_blocks=12, max_model_len=40, block_size=4, max_sequences=4, max_tokens_per_step=6, max_waiting=3
+        num_blocks=12,
+        max_model_len=40,
+        block_size=4,
+        max_sequences=4,
+        max_tokens_per_step=data.draw(st.sampled_from([6, 20])),
+        max_waiting=3,
+        speculation=data.draw(st.sampled_from(["off", "ngram", "auto"])),
     )
     loop = EngineLoop(worker, ByteTable(broken={7}), config, vocab_size=256, clock=lambda: now[0])
     inboxes: list[Inbox] = []
@@ -292,9 +344,13 @@ def test_every_request_gets_one_finish_whatever_happens(caplog: pytest.LogCaptur
                 n=data.draw(st.integers(1, 3)),
                 max_tokens=data.draw(st.integers(1, 9)),
                 stop=data.draw(st.sampled_from([(), ("aE",), ("a",)])),
+                prompt_logprobs=data.draw(st.sampled_from([None, None, 1])),
             )
+            fault = data.draw(st.sampled_from([None, None, *GRAMMAR_FAULTS]))
+            if data.draw(st.integers(0, 7)) == 0:
+                asked, fault = replace(asked, task="embed"), None
             try:
-                loop.add(asked, inbox.receive)
+                loop.add(asked, inbox.receive, None if fault is None else partial(FaultyMatcher, fault, rng))
             except AdmissionError:
                 continue
             inboxes.append(inbox)

@@ -1,4 +1,4 @@
-"""The sampler against definitions written anew: distribution, truncation, logprobs, and rows that are not numbers."""
+"""The sampler: what is done to each row's logits and in which order, and rows that have nothing to draw from."""
 
 from __future__ import annotations
 
@@ -7,59 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
+from sampling_support import plan, random_logits, rich_plan, row_of
 
-from deepseek.engine.plan import SamplingPlan
-from deepseek.engine.sampler import FAILED_ROW, draw, draw_uniform, sample
-
-
-def plan(rows: int, **changes: object) -> SamplingPlan:
-    """One value for all rows, or a list."""
-    values = {
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "seed": 1,
-        "choice": 0,
-        "position": 0,
-        "logprobs": -1,
-    } | changes
-    types = {
-        "temperature": "f4",
-        "top_p": "f4",
-        "top_k": "i4",
-        "seed": "u8",
-        "choice": "i4",
-        "position": "i8",
-        "logprobs": "i4",
-    }
-    return SamplingPlan(
-        **{name: np.broadcast_to(np.asarray(values[name], kind), (rows,)) for name, kind in types.items()}
-    )
-
-
-def random_logits(rows: int, size: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)) * 3
-
-
-def kept_by_definition(row: list[float], temperature: float, top_p: float, top_k: int) -> dict[int, float]:
-    """Token to probability: softmax in float64, the k best, of those the smallest set that reaches top-p of them."""
-    weights = [math.exp((value - max(row)) / temperature) for value in row]
-    order = sorted(range(len(row)), key=lambda token: (-weights[token], token))
-    if top_k:
-        order = order[:top_k]
-    total = math.fsum(weights[token] for token in order)
-    kept: list[int] = []
-    reached = 0.0
-    for token in order:
-        if top_p < 1 and reached >= top_p * total:
-            break
-        kept.append(token)
-        reached += weights[token]
-    total = math.fsum(weights[token] for token in kept)
-    return {token: weights[token] / total for token in kept if weights[token] > 0}
+from deepseek.engine.draw import draw
+from deepseek.engine.result import FAILED_ROW
+from deepseek.engine.sampler import Sampled, sample
+from deepseek.engine.sampling_plan import KIND_EMBED, KIND_SAMPLE, KIND_SCORE
 
 
 def test_the_draws_follow_the_softmax() -> None:
@@ -75,75 +28,17 @@ def test_the_draws_follow_the_softmax() -> None:
     assert chi_square < len(wanted) - 1 + 4 * math.sqrt(2 * len(wanted))
 
 
-def test_the_noise_is_uniform_and_differs_by_seed_choice_position_and_draw() -> None:
-    noise = np.array([draw_uniform(seed, 0, position) for seed in range(20) for position in range(200)])
-    assert noise.min() >= 0 and noise.max() < 1
-    counts = np.histogram(noise, 16, (0, 1))[0]
-    assert ((counts - 250) ** 2 / 250).sum() < 15 + 4 * math.sqrt(30)
-    lag = noise.reshape(20, 200)
-    assert abs(np.corrcoef(lag[:, :-1].ravel(), lag[:, 1:].ravel())[0, 1]) < 0.06
-    places = [(1, 0, 0, 0), (2, 0, 0, 0), (1, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1), (2**63 - 1, 63, 2**40, 9)]
-    assert len({draw_uniform(*place) for place in places}) == len(places)
-
-
-def test_the_noise_is_the_same_in_every_process() -> None:
-    """Recorded runs replay only if these numbers never change."""
-    assert [draw_uniform(7, 1, position) for position in (0, 5)] == [0.8824668302545412, 0.47200123282368456]
-
-
-@settings(max_examples=150)
-@given(
-    size=st.integers(2, 40),
-    seed=st.integers(0, 10**6),
-    temperature=st.floats(0.05, 5.0),
-    top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)),
-    top_k=st.integers(0, 50),
-    ties=st.booleans(),
-    uniform=st.floats(0, 1, exclude_max=True),
-)
-def test_only_the_kept_tokens_are_drawn_each_at_its_place(
-    size: int, seed: int, temperature: float, top_p: float, top_k: int, ties: bool, uniform: float
-) -> None:
-    row = random_logits(1, size, seed)[0]
-    if ties:
-        row = row.round()
-    kept = kept_by_definition(row.tolist(), temperature, top_p, top_k)
-    token = draw(row.numpy(), temperature, top_p, top_k, uniform)
-    slack = 1e-9
-    truncated = top_k > 0 or top_p < 1.0
-    order = list(kept) if truncated else sorted(kept)
-    if token not in kept:  # only where rounding decides whether the set has reached top-p
-        wider = kept_by_definition(row.tolist(), temperature, min(1.0, top_p + slack), top_k)
-        assert token in wider and len(wider) == len(kept) + 1
-        return
-    before = math.fsum(kept[other] for other in order[: order.index(token)])
-    narrower = kept_by_definition(row.tolist(), temperature, max(0.001, top_p - slack), top_k)
-    if len(narrower) == len(kept):
-        assert before - slack <= uniform <= before + kept[token] + slack
-
-
-@pytest.mark.parametrize("top_p", [0.9, 0.9999])
-def test_top_p_looks_past_its_first_512_candidates(top_p: float) -> None:
-    row = random_logits(1, 5000)[0] / 3
-    found = {draw(row.numpy(), 1.0, top_p, 0, uniform) for uniform in np.linspace(0, 1, 60, endpoint=False)}
-    kept = kept_by_definition(row.tolist(), 1.0, top_p, 0)
-    assert found <= set(kept)
-    assert len(kept) > 512
-    assert draw(row.numpy(), 1.0, top_p, 0, 1 - 2**-53) == list(kept)[-1]
-
-
-def test_a_row_draws_the_same_token_alone_and_in_company() -> None:
-    logits = random_logits(32, 300)
-    settings_of_rows = plan(
-        32, seed=np.arange(32) % 3, position=np.arange(32), top_k=np.arange(32) % 4 * 20, top_p=0.8, logprobs=2
-    )
-    together = sample(logits, settings_of_rows)
-    for row in range(32):
-        own = SamplingPlan(
-            **{n: getattr(settings_of_rows, n)[row : row + 1] for n in SamplingPlan.__dataclass_fields__}
-        )
-        single = sample(logits[row : row + 1], own)
+@pytest.mark.parametrize("size", [2, 31, 300, 5000])
+def test_a_row_gives_the_same_bits_alone_and_in_any_company(size: int) -> None:
+    rows = 35
+    logits, whole = random_logits(rows, size), rich_plan(rows, size)
+    together = sample(logits, whole)
+    order = np.random.default_rng(1).permutation(rows)
+    for row in order.tolist():
+        single = sample(logits[row : row + 1], row_of(whole, row))
         assert (single.token_ids[0], single.logprobs[0]) == (together.token_ids[row], together.logprobs[row])
+        alone_in_memory = sample(logits[row : row + 1].clone(), row_of(whole, row))
+        assert alone_in_memory == single
 
 
 def test_temperature_zero_takes_the_first_of_the_best() -> None:
@@ -169,19 +64,6 @@ def test_top_k_of_one_is_greedy_at_any_temperature() -> None:
     logits = random_logits(20, 50).round()
     found = sample(logits, plan(20, temperature=2.0, top_k=1, position=np.arange(20)))
     assert found.token_ids == logits.numpy().argmax(1).tolist()
-
-
-def test_top_k_beyond_the_vocabulary_keeps_everything() -> None:
-    logits = random_logits(1, 6)[0].numpy() / 3
-    found = {draw(logits, 1.0, 1.0, 2**31 - 1, uniform) for uniform in np.linspace(0, 1, 500, endpoint=False)}
-    assert found == set(range(6))
-
-
-def test_a_token_of_probability_zero_is_never_drawn() -> None:
-    row = torch.tensor([-math.inf, 0.0, -math.inf, 1.0, -math.inf]).numpy()
-    for uniform in (0.0, 0.26, 0.5, 1 - 2**-53):
-        for top_p, top_k in ((1.0, 0), (0.99999, 0), (1.0, 5)):
-            assert draw(row, 1.0, top_p, top_k, uniform) in (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -215,3 +97,122 @@ def test_logprobs_list_ties_by_id_and_no_more_than_the_vocabulary() -> None:
 
 def test_no_rows_give_no_tokens() -> None:
     assert sample(torch.zeros(0, 4), plan(0)).token_ids == []
+
+
+def test_a_bias_is_added_and_a_ban_is_final() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]]).expand(4, 4)
+    biases = {1: {0: 3.5}, 2: {3: -math.inf, 2: -math.inf}, 3: {0: -math.inf, 1: 100.0, 3: -5.0}}
+    assert sample(logits, plan(4, temperature=0.0, bias=biases)).token_ids == [3, 0, 1, 1]
+
+
+def test_ids_that_the_vocabulary_lacks_change_nothing() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    changed = plan(1, temperature=0.0, repetition=2.0, bias={0: {3: 50.0, 2**31 - 1: 1.0}}, seen={0: {3: 1, 2: 0}})
+    assert sample(logits, changed).token_ids == [1]
+
+
+def test_penalties_follow_their_formulas() -> None:
+    """repetition first: a positive logit is divided, a negative one multiplied; then count x frequency, then presence."""
+    row = torch.tensor([[2.0, -2.0, 1.0, -1.0, 0.9]])
+    order = []  # by banning the best again and again
+    while len(order) < 5:
+        whole = plan(
+            1,
+            temperature=0.0,
+            repetition=2.0,
+            frequency=0.5,
+            presence=1.0,
+            seen={0: {0: 0, 1: 0, 2: 2}},
+            bias={0: dict.fromkeys(order, -math.inf)},
+        )
+        order += sample(row, whole).token_ids
+    assert order == [0, 4, 3, 2, 1]  # 2 / 2 = 1; 0.9; -1; 1 / 2 - 2 x 0.5 - 1 = -1.5; -2 x 2 = -4
+
+
+def test_a_mask_leaves_only_what_it_allows_at_any_size() -> None:
+    for size in (1, 31, 32, 33, 64, 97):
+        for allowed in {0, size // 2, size - 1}:
+            bits = [token == allowed for token in range(size)]
+            masked = plan(2, temperature=[0.0, 1.0], allowed={0: bits, 1: bits})
+            assert sample(random_logits(2, size), masked).token_ids == [allowed, allowed]
+
+
+def test_a_mask_shorter_than_the_vocabulary_bans_the_rest() -> None:
+    logits = torch.arange(70.0)[None]
+    assert sample(logits, plan(1, temperature=0.0, allowed={0: [True] * 32})).token_ids == [31]
+
+
+def test_a_row_left_with_nothing_fails_alone() -> None:
+    everything = dict.fromkeys(range(4), -math.inf)
+    tables = plan(
+        4,
+        temperature=[0.0, 1.0, 0.0, 1.0],
+        logprobs=2,
+        bias={1: everything, 2: {2: -math.inf}},
+        allowed={0: [False] * 4, 2: [False, False, True, False]},
+    )
+    found = sample(torch.tensor([[0.0, 0.0, 0.0, 9.0]] * 4), tables)
+    assert found.token_ids == [FAILED_ROW, FAILED_ROW, FAILED_ROW, 3]
+    assert [logprob is None for logprob in found.logprobs] == [True, True, True, False]
+
+
+def test_a_row_that_raises_fails_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def faulty(row: np.ndarray, *options: float, **more: object) -> int:
+        if row[0] == 7:
+            raise RuntimeError("a defect in sampling")
+        return draw(row, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("deepseek.engine.sampler.draw", faulty)
+    logits = torch.tensor([[9.0, 0.0], [7.0, 0.0], [0.0, 9.0]])
+    assert sample(logits, plan(3, top_k=1)).token_ids == [0, FAILED_ROW, 1]
+    assert "a defect in sampling" in caplog.text
+
+
+def test_overflow_fails_the_row_and_warns_nobody() -> None:
+    logits = torch.tensor([[3e38, 0.0], [1.0, 0.0]])
+    found = sample(logits, plan(2, temperature=0.0, repetition=0.01, seen={0: {0: 0}, 1: {0: 0}}))
+    assert found.token_ids == [FAILED_ROW, 0]
+
+
+def test_logits_are_left_as_they_were() -> None:
+    logits = random_logits(35, 300)
+    before = logits.clone()
+    sample(logits, rich_plan(35, 300))
+    assert torch.equal(logits, before)
+
+
+def test_score_rows_report_their_targets_logprob_and_the_best() -> None:
+    logits = random_logits(3, 50)
+    kinds = np.array([KIND_SCORE, KIND_SAMPLE, KIND_SCORE], "i4")
+    whole = plan(3, temperature=0.0, logprobs=[2, -1, -1])
+    found = sample(logits, whole, kinds, np.array([7, -1, 49]))
+    expected = torch.log_softmax(logits.double(), 1)
+    assert found.token_ids == [7, int(logits[1].argmax()), 49]
+    first, second, third = found.logprobs
+    assert first is not None and third is not None and second is None
+    assert first.logprob == pytest.approx(float(expected[0, 7]), abs=1e-12)
+    assert [token for token, _ in first.top] == expected[0].topk(2).indices.tolist()
+    assert third.logprob == pytest.approx(float(expected[2, 49]), abs=1e-12) and third.top == ()
+
+
+def test_a_scored_token_has_the_logprob_it_would_have_had_when_drawn() -> None:
+    logits = random_logits(16, 5000)
+    drawn = sample(logits, plan(16, position=np.arange(16), top_p=0.9, logprobs=3))
+    scored = sample(logits, plan(16, logprobs=3), np.full(16, KIND_SCORE, "i4"), np.array(drawn.token_ids))
+    assert scored == drawn
+
+
+@pytest.mark.parametrize("target", [-1, 4, 2**40])
+def test_a_target_outside_the_vocabulary_fails_its_row(target: int) -> None:
+    found = sample(torch.zeros(2, 4), plan(2), np.full(2, KIND_SCORE, "i4"), np.array([target, 3]))
+    assert found.token_ids == [FAILED_ROW, 3]
+    assert [logprob is None for logprob in found.logprobs] == [True, False]
+
+
+def test_embed_rows_have_no_logits_and_no_token() -> None:
+    kinds = np.array([KIND_EMBED, KIND_SAMPLE, KIND_EMBED, KIND_SCORE, KIND_SAMPLE], "i4")
+    whole = plan(5, temperature=0.0, bias={1: {0: 100.0}})
+    found = sample(torch.tensor([[0.0, 9.0]] * 3), whole, kinds, np.array([-1, -1, -1, 0, -1]))
+    assert found.token_ids == [FAILED_ROW, 0, FAILED_ROW, 0, 1]
+    assert [logprob is None for logprob in found.logprobs] == [True, True, True, False, True]
+    assert sample(torch.zeros(0, 2), plan(1), np.array([KIND_EMBED]), np.array([-1])) == Sampled([FAILED_ROW], [None])

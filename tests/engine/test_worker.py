@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from engine_support import (
+    KINDS,
     VOCABULARY,
+    Kind,
     random_ids,
     request,
     run,
@@ -16,9 +18,11 @@ from engine_support import (
 )
 
 from deepseek.core.errors import ConfigError
-from deepseek.engine.plan import StepPlan
-from deepseek.engine.sampler import Sampled
+from deepseek.engine.plan import DRAFT_LATER, DRAFT_NOW, StepPlan
+from deepseek.engine.result import StepResult
+from deepseek.engine.speculation import confirmed
 from deepseek.engine.worker import Worker
+from deepseek.models.context import Packed
 from deepseek.models.transformer import Model
 
 
@@ -40,7 +44,7 @@ def test_a_plan_that_crossed_a_process_border_gives_the_same_tokens() -> None:
             self.here, self.there = (Worker(tiny_model("latent_experts"), 64, 8) for _ in range(2))
             self.rows = 0
 
-        def run(self, plan: StepPlan) -> Sampled:
+        def run(self, plan: StepPlan) -> StepResult:
             sampled = self.here.run(plan)
             assert self.there.run(StepPlan.from_bytes(plan.to_bytes())) == sampled
             self.rows += plan.num_rows
@@ -73,3 +77,73 @@ def test_a_row_of_logits_that_are_not_numbers_ends_its_request_alone() -> None:
     if 9 not in found["sound"].ids():
         assert found["sound"].finish is not None and found["sound"].finish.reasons == ("length",)
     assert VOCABULARY > 9
+
+
+class Recording:
+    """A worker's plans and what it drafted after them."""
+
+    def __init__(self, inner: Worker) -> None:
+        self.inner = inner
+        self.seen: list[tuple[StepPlan, StepResult]] = []
+
+    def run(self, plan: StepPlan) -> StepResult:
+        result = self.inner.run(plan)
+        self.seen.append((plan, result))
+        return result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", [5, 64])
+@pytest.mark.parametrize("bias", [{}, {65: 9.0, 66: 9.0}], ids=["wandering", "repeating"])
+@pytest.mark.parametrize("in_turn", [False, True], ids=["always", "now and then"])
+def test_a_draft_begins_with_what_the_head_says_of_the_whole_text(
+    kind: Kind, budget: int, bias: dict[int, float], in_turn: bool
+) -> None:
+    """Whatever was chunked, drafted before, put off, confirmed or not: its cache has no hole and nothing stale."""
+    model = tiny_model(kind, draft_layers=1)
+    worker = Recording(Worker(model, 64, 8, drafts=True))
+    loop = scripted_loop(worker, num_blocks=64, max_tokens_per_step=budget, max_sequences=1, speculation="mtp")
+    if in_turn:  # 20 steps of 24 are put off: more than are kept
+        loop.scheduler._speculation._what_of_the_layer = (  # type: ignore[method-assign]
+            lambda _: DRAFT_NOW if 2 <= len(worker.seen) % 24 < 6 else DRAFT_LATER
+        )
+    asked = request(prompt=random_ids(21, 4), max_tokens=60 if in_turn else 30, logit_bias=bias)
+    text = torch.tensor([*asked.prompt_ids, *run(loop, [asked])["r"].ids()])
+    whole = Packed.of([len(text) - 1])
+    with torch.inference_mode():
+        logits = model.logits(model.draft(model(text[:-1], whole), text[1:], whole))
+        for token, value in bias.items():
+            logits[:, token] += value
+    expected = logits.argmax(1).tolist()
+    position, checked = 0, 0
+    confirmed_drafts = 0
+    for plan, result in worker.seen:
+        assert result.drafts is not None
+        position = int(plan.positions[0])
+        if not plan.num_rows or plan.draft_layer == DRAFT_LATER:
+            assert result.drafts == [[]]
+            continue
+        draft = plan.token_ids[len(plan.token_ids) - int(plan.drafted[0]) :].tolist()
+        right = confirmed(draft, result.token_ids)
+        confirmed_drafts += right
+        last = int(plan.positions[plan.rows[right]])
+        assert 1 <= len(result.drafts[0]) <= plan.propose[0] == 3
+        if last < len(expected):
+            assert result.drafts[0][0] == expected[last]
+            checked += 1
+    assert checked >= 7 and position > 20
+    assert not bias or confirmed_drafts > 0
+
+
+def test_weights_and_caches_that_change_leave_nothing_put_off_behind() -> None:
+    model = tiny_model("grouped_query", draft_layers=1)
+    worker = Worker(model, 64, 8, drafts=True)
+    loop = scripted_loop(worker, num_blocks=64, speculation="mtp")
+    loop.scheduler._speculation._what_of_the_layer = lambda _: DRAFT_LATER  # type: ignore[method-assign]
+    for forget in (lambda: worker.use(model), worker.drop_cache):
+        loop.add(request(), lambda events: None)
+        loop.step()
+        assert len(worker._put_off) == 1
+        forget()
+        assert not worker._put_off
+        loop.end_all("cancelled")

@@ -53,6 +53,14 @@ class Paged:
         return [(b, p) for b, n in enumerate(self.lengths) for p in range(n)]
 
 
+class SharedPrefix(Paged):
+    """Sequences whose first `common` blocks are one and the same."""
+
+    def __init__(self, lengths: list[int], common: int, **shape: object) -> None:
+        super().__init__(lengths, **shape)  # type: ignore[arg-type]
+        self.tables[1:, :common] = self.tables[0, :common]
+
+
 SHAPES = [
     pytest.param({"hq": 4, "hkv": 4, "dk": 64, "dv": 64}, id="mha"),
     pytest.param({"hq": 14, "hkv": 2, "dk": 64, "dv": 64}, id="gqa"),
@@ -193,3 +201,19 @@ def test_write_kv_skips_negative_slots_and_touches_nothing_else(backend: Backend
     with pytest.raises(LayoutError, match="slot"):
         K.write_kv(pool, torch.tensor([6]), torch.zeros(1, 2, 5))
     assert torch.equal(pool, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("common", "block"), [(8, 16), (9, 16), (13, 16), (40, 4), (3, 64), (7, 24)])
+def test_sequences_with_a_common_beginning_compute_as_each_alone(
+    backend: Backend, shape: dict[str, object], common: int, block: int
+) -> None:
+    if backend.name == "reference" and common != 9:
+        pytest.skip("the reference backend computes every token alone anyway")
+    keys = common * block
+    paged = SharedPrefix([keys + 1, keys + 70, keys, keys + 3, keys + 64], common, block=block, **shape)
+    tokens = [(b, paged.lengths[b] - 1) for b in range(5)] + [(1, keys + 20), (1, keys + 21), (3, keys)]
+    together = paged.run(tokens)
+    assert together.isfinite().all()
+    for row, token in enumerate(tokens):
+        assert_same_bits(paged.run([token])[0], together[row])

@@ -58,6 +58,30 @@ def test_another_compiler_or_source_means_another_library(
     assert builder.source_hash() != with_source
 
 
+@pytest.mark.parametrize(
+    ("machine", "isas"),
+    [
+        ("x86_64", {"portable", "avx2", "avx512", "avx512vnni"}),
+        ("AMD64", {"portable", "avx2", "avx512", "avx512vnni"}),
+        ("aarch64", {"portable", "neon"}),
+        ("arm64", {"portable", "neon"}),
+        ("riscv64", {"portable"}),
+    ],
+)
+def test_each_kind_of_processor_has_its_instruction_sets(
+    monkeypatch: pytest.MonkeyPatch, machine: str, isas: set[str]
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert set(builder.isa_flags()) == isas
+
+
+def test_asking_what_there_is_changes_nothing_that_is_in_use(cpp: CppBackend) -> None:
+    cpp.set_isa("portable")
+    assert "portable" in cpp.available_isas() and cpp.refused_isas() == []
+    assert cpp.describe()["isa"] == "portable"
+    cpp.set_isa(None)
+
+
 def test_a_package_that_cannot_be_written_builds_into_the_users_cache(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from deepseek.core.sampling import MAX_SEED, MAX_STOP_STRINGS
+from deepseek.core.sampling import (
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS,
+    MAX_SEED,
+    MAX_STOP_STRINGS,
+    MAX_TOKEN_ID,
+    MAX_TOP_LOGPROBS,
+)
 
 MAX_STOP_CHARS = 1024
+MAX_CHOICES = 64
+MAX_TIMEOUT_S = 86_400
 MAX_NAME_CHARS = 256
 
 
@@ -38,6 +47,31 @@ Seed = Annotated[
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 StopStrings = Annotated[
     list[StopString], Field(max_length=MAX_STOP_STRINGS, description="Strings that end the text; never part of it.")
+]
+MinP = Annotated[
+    float, Field(ge=0, le=1, description="Drop tokens less probable than this share of the most probable. Default: 0.")
+]
+Penalty = Annotated[float, Field(ge=-2, le=2, description="Taken off the logits of tokens in the output. Default: 0.")]
+RepetitionPenalty = Annotated[
+    float, Field(ge=0.01, le=100, description="Above 1, makes tokens of prompt and output less probable. Default: 1.")
+]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,9})$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_LOGIT_BIAS, description="Token id (as a string) to what is added to its logit."),
+]
+BadWords = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+    Field(max_length=MAX_BAD_WORDS, description="Texts that are not generated."),
+]
+MinTokens = Annotated[int, Field(ge=0, le=2**31 - 1, description="No end of the sequence before that many tokens.")]
+Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES, description="Answers to generate for the one prompt. Default: 1.")]
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+Priority = Annotated[
+    int, Field(ge=-(2**31), le=2**31 - 1, description="Smaller is served first; waiting makes up for it. Default: 0.")
+]
+Timeout = Annotated[
+    float, Field(gt=0, le=MAX_TIMEOUT_S, description="Seconds after which the answer ends with what there is.")
 ]
 
 

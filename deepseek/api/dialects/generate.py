@@ -1,42 +1,57 @@
 """POST /v1/generate: raw completion. The text continues the prompt; no chat template is applied.
 
 Streamed, each frame is `data: {"id": ..., "text": ...}` and the last one also carries `model`,
-`finish_reason` and `usage`. Nothing follows it.
+`finish_reason` and `usage`. Nothing follows it. With `n` above 1 a frame says whose text it is by `index`, and the
+last one, like the unstreamed answer, has `choices`; what stands outside of them is the first choice's.
+Scores of the prompt come in frames with `prompt_logprobs` and the position of the first of them, `prompt_start`; where
+that is not past the last one's end, the prompt was computed anew and the new scores hold.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deepseek.api.admission import completion_limit, encode, new_id, refuse_while_draining, require_model
+from deepseek.api.admission import adapter_of, completion_limit, encode, new_id, refuse_while_draining
 from deepseek.api.answer import Answer
 from deepseek.api.body import read_model
-from deepseek.api.dialects.fields import MaxTokens, Model, Seed, StopStrings, StrictModel, Temperature, TopK, TopP
+from deepseek.api.dialects.fields import Model, StopStrings, TopLogprobs
+from deepseek.api.dialects.logprobs import LogprobModel, own_entries
+from deepseek.api.dialects.sampling import SamplingFields
+from deepseek.api.dialects.structured import constraint_of
 from deepseek.api.scopes import Scope, needs
-from deepseek.api.state import ServerState
+from deepseek.api.state import ServerState, TextCodec
 from deepseek.api.wire import dump_json, sse_frame
-from deepseek.core.engine import Finish, Tokens, Usage
-from deepseek.core.engine import Request as EngineRequest
-from deepseek.core.sampling import SamplingParams
+from deepseek.core.engine import Finish, PromptScores, Tokens, Usage
+from deepseek.engine.reading import join_scores
+
+Reason = Literal["stop", "length", "budget", "deadline", "cancelled"]
 
 
-class GenerateRequest(StrictModel):
+class GenerateRequest(SamplingFields):
     """What /v1/generate takes. Optional fields may be null, which is their default."""
 
     model: Model
     prompt: Annotated[str, Field(min_length=1, description="The text to continue.")]
-    max_tokens: MaxTokens | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
+    max_tokens: (
+        Annotated[
+            int,
+            Field(
+                ge=0,
+                description="Tokens to generate at most; 0 only beside prompt_logprobs. "
+                "Default: 256, or what the context leaves.",
+            ),
+        ]
+        | None
+    ) = None
     stop_sequences: StopStrings | None = None
     stream: bool | None = None
-    seed: Seed | None = None
-    top_k: TopK | None = None
+    logprobs: Annotated[TopLogprobs, Field(description="Score every token, with so many alternatives.")] | None = None
+    echo: Annotated[bool, Field(description="Let the text begin with the prompt.")] | None = None
 
 
 class UsageModel(BaseModel):
@@ -47,14 +62,28 @@ class UsageModel(BaseModel):
     total_tokens: int
 
 
+class GenerateChoice(BaseModel):
+    """One of several answers."""
+
+    index: int
+    text: str
+    finish_reason: Reason
+    logprobs: list[LogprobModel] | None = None
+
+
 class GenerateResponse(BaseModel):
     """What /v1/generate answers, and the last frame when it streams."""
 
     id: str
     model: str
     text: str
-    finish_reason: Literal["stop", "length", "budget", "deadline", "cancelled"]
+    finish_reason: Reason
     usage: UsageModel
+    choices: Annotated[list[GenerateChoice] | None, Field(description="All answers, where n is above 1.")] = None
+    logprobs: list[LogprobModel] | None = None
+    prompt_logprobs: Annotated[
+        list[LogprobModel | None] | None, Field(description="One for each token of the prompt, null for the first.")
+    ] = None
 
 
 BODY = TypeAdapter(GenerateRequest)
@@ -65,32 +94,60 @@ class GenerateDialect:
 
     openai = False
 
-    def __init__(self, request_id: str, model: str) -> None:
+    def __init__(self, request_id: str, body: GenerateRequest, text: TextCodec) -> None:
         self._id = request_id
-        self._model = model
+        self._model = body.model
+        self._text = text
+        self._n = body.n or 1
+        self._logprobs = body.logprobs is not None
+        self._echo = body.prompt if body.echo else ""
 
     def opening(self) -> bytes:
-        return b""
+        if not self._echo:
+            return b""
+        return b"".join(sse_frame(dump_json(self._frame(index, self._echo))) for index in range(self._n))
+
+    def scores(self, scores: PromptScores) -> bytes:
+        entries = own_entries(scores.logprobs, self._text)
+        frame = {"id": self._id, "text": "", "prompt_logprobs": entries, "prompt_start": scores.start}
+        return sse_frame(dump_json(frame))
 
     def delta(self, tokens: Tokens) -> bytes:
-        return sse_frame(dump_json({"id": self._id, "text": tokens.text})) if tokens.text else b""
+        if self._logprobs and tokens.logprobs:
+            entries = own_entries(tokens.logprobs, self._text)
+            return sse_frame(dump_json({**self._frame(tokens.choice, tokens.text), "logprobs": entries}))
+        return sse_frame(dump_json(self._frame(tokens.choice, tokens.text))) if tokens.text else b""
 
     def closing(self, finish: Finish) -> bytes:
-        return sse_frame(self._body("", finish))
+        choices = [{"index": index, "text": "", "finish_reason": reason} for index, reason in enumerate(finish.reasons)]
+        return sse_frame(dump_json(self._body(choices, finish)))
 
-    def whole(self, parts: list[Tokens], finish: Finish) -> bytes:
-        return self._body("".join(part.text for part in parts), finish)
+    def whole(self, parts: list[Tokens], scores: list[PromptScores], finish: Finish) -> bytes:
+        choices: list[dict[str, Any]] = []
+        for index, reason in enumerate(finish.reasons):
+            own = [part for part in parts if part.choice == index]
+            text = self._echo + "".join(part.text for part in own)
+            choice = {"index": index, "text": text, "finish_reason": reason}
+            if self._logprobs:
+                choice["logprobs"] = own_entries((entry for part in own for entry in part.logprobs or ()), self._text)
+            choices.append(choice)
+        body = self._body(choices, finish)
+        if scores:
+            body["prompt_logprobs"] = own_entries(join_scores(scores).logprobs, self._text)
+        return dump_json(body)
 
-    def _body(self, text: str, finish: Finish) -> bytes:
-        return dump_json(
-            {
-                "id": self._id,
-                "model": self._model,
-                "text": text,
-                "finish_reason": finish.reasons[0],
-                "usage": usage_dict(finish.usage),
-            }
-        )
+    def _frame(self, index: int, text: str) -> dict[str, Any]:
+        frame: dict[str, Any] = {"id": self._id, "text": text}
+        if self._n > 1:
+            frame["index"] = index
+        return frame
+
+    def _body(self, choices: list[dict[str, Any]], finish: Finish) -> dict[str, Any]:
+        first = {key: value for key, value in choices[0].items() if key != "index"}
+        body = {"id": self._id, "model": self._model, **first, "usage": usage_dict(finish.usage)}
+        if self._n > 1:
+            body["choices"] = choices
+        return body
 
 
 @needs(Scope.INFER)
@@ -100,24 +157,27 @@ async def generate(request: Request) -> Response:
     state: ServerState = request.app.state.server
     refuse_while_draining(state)
     body = await read_model(request, BODY, state.settings)
-    require_model(state, body.model)
+    adapter = adapter_of(state, body.model)
+    constraint, field = await constraint_of(body.response_format, body.structured_outputs)
     prompt = body.prompt
     ids = await encode(state, lambda: state.text.encode_prompt(prompt), len(prompt), "prompt")
-    sampling = SamplingParams(
-        max_tokens=completion_limit(state, len(ids), body.max_tokens, "max_tokens"),
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k or 0,
-        seed=body.seed,
-        stop=tuple(body.stop_sequences or ()),
-    )
     request_id = new_id("gen")
     return Answer(
         state,
-        EngineRequest(id=request_id, prompt_ids=ids, sampling=sampling),
-        GenerateDialect(request_id, body.model),
+        body.to_request(
+            request_id,
+            ids,
+            max_tokens=completion_limit(state, len(ids), body.max_tokens, "max_tokens"),
+            stop=tuple(body.stop_sequences or ()),
+            logprobs=body.logprobs,
+            constraint=constraint,
+            adapter=adapter,
+            arrived=arrived,
+        ),
+        GenerateDialect(request_id, body, state.text),
         stream=bool(body.stream),
         arrived=arrived,
+        fields={"constraint": field, "adapter": "model"},
     )
 
 

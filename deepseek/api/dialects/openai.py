@@ -1,7 +1,8 @@
 """POST /v1/chat/completions and GET /v1/models in OpenAI's form: text in, text out, streamed or whole.
 
-Fields that would change the answer and are not supported are refused by name; their neutral values
-(`n: 1`, `frequency_penalty: 0`, `tools: []`, ...) are taken, because clients send them unasked.
+Beyond OpenAI's own fields it takes those that vLLM's users know (`min_p`, `structured_outputs`, ...; in OpenAI's client
+through `extra_body`). Fields that would change the answer and are not supported are refused by name; their neutral values
+(`tools: []`, `store: false`, ...) are taken, because clients send them unasked.
 """
 
 from __future__ import annotations
@@ -14,30 +15,21 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deepseek.api.admission import completion_limit, encode, new_id, refuse_while_draining, require_model
+from deepseek.api.admission import adapter_of, completion_limit, encode, new_id, refuse_while_draining
 from deepseek.api.answer import Answer
 from deepseek.api.body import read_model
-from deepseek.api.dialects.fields import (
-    MaxTokens,
-    Model,
-    Only,
-    Seed,
-    StopString,
-    StopStrings,
-    StrictModel,
-    Temperature,
-    TopK,
-    TopP,
-)
+from deepseek.api.dialects.fields import MaxTokens, Model, Only, StopString, StopStrings, StrictModel, TopLogprobs
 from deepseek.api.dialects.generate import UsageModel, usage_dict
+from deepseek.api.dialects.logprobs import openai_entries, vllm_entries
+from deepseek.api.dialects.sampling import SamplingFields
+from deepseek.api.dialects.structured import constraint_of
 from deepseek.api.problems import Problem, retry_after
 from deepseek.api.scopes import Scope, needs
 from deepseek.api.state import ServerState, TextCodec
 from deepseek.api.wire import DONE_FRAME, dump_json, sse_frame
-from deepseek.core.engine import Finish, TokenLogprob, Tokens
-from deepseek.core.engine import Request as EngineRequest
+from deepseek.core.engine import Finish, PromptScores, Tokens
 from deepseek.core.messages import Message, TextPart
-from deepseek.core.sampling import MAX_TOP_LOGPROBS, SamplingParams
+from deepseek.engine.reading import join_scores
 
 # OpenAI's words for why an answer ended; a budget and a deadline both cut it short.
 FINISH_REASONS = {"stop": "stop", "length": "length", "budget": "length", "deadline": "length"}
@@ -79,37 +71,28 @@ class StreamOptions(StrictModel):
     include_obfuscation: Annotated[object, Only(False)] = None
 
 
-class ChatRequest(StrictModel):
+class ChatRequest(SamplingFields):
     """What /v1/chat/completions takes. Optional fields may be null, which is their default."""
 
     model: Model
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    top_k: TopK | None = None
     stop: StopString | StopStrings | None = None
-    seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: TopLogprobs | None = None
     user: Opaque | None = None
     safety_identifier: Opaque | None = None
     prompt_cache_key: Opaque | None = None
     metadata: dict[str, str] | None = None
-    n: Annotated[object, Only(1)] = None
     store: Annotated[object, Only(False)] = None
-    frequency_penalty: Annotated[object, Only(0)] = None
-    presence_penalty: Annotated[object, Only(0)] = None
-    logit_bias: Annotated[object, Only({})] = None
     tools: Annotated[object, Only([])] = None
     tool_choice: Annotated[object, Only("none", "auto")] = None
     parallel_tool_calls: Annotated[object, Only(True, False)] = None
     functions: Annotated[object, Only([])] = None
     function_call: Annotated[object, Only("none", "auto")] = None
-    response_format: Annotated[object, Only({"type": "text"})] = None
     modalities: Annotated[object, Only(["text"])] = None
     service_tier: Annotated[object, Only("auto", "default")] = None
     audio: Annotated[object, Only()] = None
@@ -128,6 +111,8 @@ class ChatRequest(StrictModel):
             raise PydanticCustomError("disagree", "logprobs: true beside top_logprobs")
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("disagree", "stream: true beside stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise PydanticCustomError("disagree", "prompt_logprobs without stream, or /v1/generate, which streams them")
         return self
 
 
@@ -136,6 +121,14 @@ class ChatChoice(BaseModel):
     message: dict[str, Any]
     logprobs: dict[str, Any] | None
     finish_reason: Literal["stop", "length"]
+
+
+class PromptToken(BaseModel):
+    """A token at one place of the prompt; `rank` counts from 1 among the alternatives."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
 
 
 class ChatResponse(BaseModel):
@@ -147,6 +140,10 @@ class ChatResponse(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: UsageModel
+    prompt_logprobs: Annotated[
+        list[dict[str, PromptToken] | None] | None,
+        Field(description="For each token of the prompt, null for the first: token id -> its score."),
+    ] = None
 
 
 class ModelCard(BaseModel):
@@ -154,6 +151,7 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: Annotated[str | None, Field(description="Of an adapter: the model it is computed with.")] = None
     max_model_len: int
 
 
@@ -174,45 +172,60 @@ class ChatDialect:
 
     def __init__(self, request_id: str, body: ChatRequest, text: TextCodec) -> None:
         self._text = text
+        self._n = body.n or 1
         self._logprobs = bool(body.logprobs)
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._head = {"id": request_id, "created": int(time.time()), "model": body.model}
-        # Every chunk but its text is the same, so it is written once.
-        empty = dump_json(self._chunk([{"index": 0, "delta": {"content": ""}, "finish_reason": None}]))
-        self._before, _, self._after = empty.partition(b'""')
+        # Every chunk of a choice but its text is the same, so it is written once.
+        self._around = [self._written(index) for index in range(self._n)] if body.stream else []
 
     def opening(self) -> bytes:
         delta = {"role": "assistant", "content": ""}
-        return sse_frame(dump_json(self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])))
+        return b"".join(
+            sse_frame(dump_json(self._chunk([{"index": index, "delta": delta, "finish_reason": None}])))
+            for index in range(self._n)
+        )
+
+    def scores(self, scores: PromptScores) -> bytes:
+        return b""  # a stream with prompt_logprobs is refused
 
     def delta(self, tokens: Tokens) -> bytes:
         if self._logprobs and tokens.logprobs:
             choice = {
-                "index": 0,
+                "index": tokens.choice,
                 "delta": {"content": tokens.text},
                 "logprobs": self._logprobs_of([tokens]),
                 "finish_reason": None,
             }
             return sse_frame(dump_json(self._chunk([choice])))
-        return sse_frame(self._before + dump_json(tokens.text) + self._after) if tokens.text else b""
+        before, after = self._around[tokens.choice]
+        return sse_frame(before + dump_json(tokens.text) + after) if tokens.text else b""
 
     def closing(self, finish: Finish) -> bytes:
-        last = self._chunk([{"index": 0, "delta": {}, "finish_reason": _reason(finish)}])
-        frames = sse_frame(dump_json(last))
+        frames = b"".join(
+            sse_frame(dump_json(self._chunk([{"index": index, "delta": {}, "finish_reason": reason}])))
+            for index, reason in enumerate(_reasons(finish))
+        )
         if self._usage:
             frames += sse_frame(dump_json(self._chunk([]) | {"usage": usage_dict(finish.usage)}))
         return frames + DONE_FRAME
 
-    def whole(self, parts: list[Tokens], finish: Finish) -> bytes:
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": "".join(part.text for part in parts), "refusal": None},
-            "logprobs": self._logprobs_of(parts) if self._logprobs else None,
-            "finish_reason": _reason(finish),
-        }
-        return dump_json(
-            {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage_dict(finish.usage)}
-        )
+    def whole(self, parts: list[Tokens], scores: list[PromptScores], finish: Finish) -> bytes:
+        choices = []
+        for index, reason in enumerate(_reasons(finish)):
+            own = [part for part in parts if part.choice == index]
+            choices.append(
+                {
+                    "index": index,
+                    "message": {"role": "assistant", "content": "".join(part.text for part in own), "refusal": None},
+                    "logprobs": self._logprobs_of(own) if self._logprobs else None,
+                    "finish_reason": reason,
+                }
+            )
+        body = {**self._head, "object": "chat.completion", "choices": choices, "usage": usage_dict(finish.usage)}
+        if scores:
+            body["prompt_logprobs"] = vllm_entries(join_scores(scores).logprobs, self._text)
+        return dump_json(body)
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk: dict[str, Any] = {**self._head, "object": "chat.completion.chunk", "choices": choices}
@@ -220,21 +233,14 @@ class ChatDialect:
             chunk["usage"] = None
         return chunk
 
+    def _written(self, index: int) -> tuple[bytes, bytes]:
+        chunk = self._chunk([{"index": index, "delta": {"content": ""}, "finish_reason": None}])
+        before, _, after = dump_json(chunk).rpartition(b'""')
+        return before, after
+
     def _logprobs_of(self, parts: list[Tokens]) -> dict[str, Any]:
-        content = []
-        for part in parts:
-            for entry in part.logprobs or ():
-                top = [self._token(token_id, logprob) for token_id, logprob in entry.top]
-                content.append({**self._chosen(entry), "top_logprobs": top})
-        return {"content": content, "refusal": None}
-
-    def _chosen(self, entry: TokenLogprob) -> dict[str, Any]:
-        return self._token(entry.token_id, entry.logprob)
-
-    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        raw = self._text.token_bytes(token_id)
-        # OpenAI writes -9999.0 for "practically impossible"; JSON has no minus infinity.
-        return {"token": raw.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
+        entries = (entry for part in parts for entry in part.logprobs or ())
+        return {"content": openai_entries(entries, self._text), "refusal": None}
 
 
 @needs(Scope.INFER)
@@ -244,51 +250,55 @@ async def chat_completions(request: Request) -> Response:
     state: ServerState = request.app.state.server
     refuse_while_draining(state)
     body = await read_model(request, BODY, state.settings)
-    require_model(state, body.model)
+    adapter = adapter_of(state, body.model)
+    constraint, constraint_field = await constraint_of(body.response_format, body.structured_outputs)
     messages = [message.internal() for message in body.messages]
     chars = sum(len(message.text) for message in messages)
     ids = await encode(state, lambda: state.text.encode_chat(messages, ()), chars, "messages")
     asked, field = body.max_tokens, "max_tokens"
     if body.max_completion_tokens is not None:
         asked, field = body.max_completion_tokens, "max_completion_tokens"
-    sampling = SamplingParams(
-        max_tokens=completion_limit(state, len(ids), asked, field),
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k or 0,
-        seed=body.seed,
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-    )
     request_id = new_id("chatcmpl")
     return Answer(
         state,
-        EngineRequest(id=request_id, prompt_ids=ids, sampling=sampling),
+        body.to_request(
+            request_id,
+            ids,
+            max_tokens=completion_limit(state, len(ids), asked, field),
+            stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            constraint=constraint,
+            adapter=adapter,
+            arrived=arrived,
+        ),
         ChatDialect(request_id, body, state.text),
         stream=bool(body.stream),
         arrived=arrived,
+        fields={"constraint": constraint_field, "adapter": "model", "prompt": "messages", "max_tokens": field},
     )
 
 
 @needs(Scope.READ)
 async def list_models(request: Request) -> Response:
-    """The names this server answers to."""
+    """The names this server answers to: the model's, then its adapters'."""
     state: ServerState = request.app.state.server
+    parents = dict.fromkeys(state.models) | dict.fromkeys(state.adapters, state.models[0])
     cards = [
         {
             "id": name,
             "object": "model",
             "created": state.created,
             "owned_by": "deepseek-stack",
+            "parent": parent,
             "max_model_len": state.max_model_len,
         }
-        for name in state.models
+        for name, parent in parents.items()
     ]
     return Response(dump_json({"object": "list", "data": cards}), media_type="application/json")
 
 
-def _reason(finish: Finish) -> str:
-    reason = FINISH_REASONS.get(finish.reasons[0])
-    if reason is None:
+def _reasons(finish: Finish) -> list[str]:
+    """For each choice. Raises Problem if one was cut off, which OpenAI has no word for."""
+    if "cancelled" in finish.reasons:
         raise Problem("draining", "The answer was cut off: the server is shutting down.", headers=retry_after(5.0))
-    return reason
+    return [FINISH_REASONS[reason] for reason in finish.reasons]

@@ -8,18 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deepseek.core.errors import ConfigError, LayoutError
-from deepseek.kernels.packed import PANEL, PackedExperts, PackedHeads, PackedWeight, StoredType
+from deepseek.kernels.cpu import stack
+from deepseek.kernels.packed import (
+    INTEGER_BITS,
+    PANEL,
+    PackedExperts,
+    PackedHeads,
+    PackedWeight,
+    StoredType,
+    integer_block,
+)
+from deepseek.kernels.stack import LayerSpec, Routing, Stack, StackPools, StackStep
 
-ABI_VERSION = 2
-ISAS = ("avx512", "avx2", "portable")  # best first
+ABI_VERSION = 3
+ISAS = ("amx", "avx512vnni", "avx512", "avx2", "neon", "portable")  # best first
 
-_TYPE_CODES: dict[StoredType, int] = {"f32": 0, "bf16": 1, "f16": 2, "fp8_e4m3": 3}
+_TYPE_CODES: dict[StoredType, int] = {"f32": 0, "bf16": 1, "f16": 2, "fp8_e4m3": 3, "int8": 4, "int4": 5}
 _OUT_OF_MEMORY = -1
+_ISA_REFUSED = 2
 
-_I, _P, _F = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+_I, _P, _F, _D = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float, ctypes.c_double
 
 
 class _Weight(ctypes.Structure):
@@ -29,12 +41,16 @@ class _Weight(ctypes.Structure):
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ds_abi_version": (_I, ()),
     "ds_set_isa": (_I, (ctypes.c_char_p,)),
+    "ds_check_isa": (_I, (ctypes.c_char_p,)),
     "ds_isa": (ctypes.c_char_p, ()),
     "ds_set_threads": (None, (_I,)),
     "ds_threads": (_I, ()),
     "ds_advise_huge": (None, (_P, _I)),
     "ds_pack": (_I, (_P, _I, _P, _I, _I, _I)),
     "ds_unpack": (None, (_P, _P, _I, _I, _I)),
+    "ds_panel_bytes": (_I, (_I, _I)),
+    "ds_pack_integer": (None, (_P, _P, _P, _I, _I, _I)),
+    "ds_unpack_integer": (None, (_P, _P, _P)),
     "ds_gather_rows": (_I, (_P, _P, _I, _P)),
     "ds_linear": (_I, (_P, _I, _I, _P, _P, _P)),
     "ds_head_linear": (_I, (_P, _I, _I, _I, _I, _P, _P, _I, _I)),
@@ -45,6 +61,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ds_softmax": (None, (_P, _I, _I, _I, _P)),
     "ds_rope": (_I, (_P, *(_I,) * 5, *(_P,) * 3, _I, _I, _P, _I, _I)),
     "ds_attention": (_I, (*(_P,) * 3, *(_I,) * 12, _P, _P, *(_I,) * 3, _P, _F, _P)),
+    "ds_layer_bytes": (_I, ()),
+    "ds_layers": (_I, (_P, _I, _P, _P, _D, _P, _I, _I, *(_P,) * 3, _I, _I, _P, _P, *(_I,) * 3, _P, _P)),
+    "ds_route": (None, (_P, *(_I,) * 8, _D, _D, *(_P,) * 3)),
     "ds_write_kv": (_I, (_P, _I, _I, _I, _P, _I, _P, _I, _I, _I, _I)),
 }
 
@@ -73,7 +92,7 @@ class CppBackend:
                 found=error,
                 fix="build it again: python -m deepseek.kernels.cpu.build --force",
             ) from error
-        if lib.ds_abi_version() != ABI_VERSION:
+        if lib.ds_abi_version() != ABI_VERSION or lib.ds_layer_bytes() != ctypes.sizeof(stack.Layer):
             raise ConfigError(
                 "the CPU kernel library is of another version",
                 where=library,
@@ -98,11 +117,14 @@ class CppBackend:
 
     def available_isas(self) -> list[str]:
         """The instruction sets that work here, best first."""
-        now = self._lib.ds_isa()
-        available = [name for name in ISAS if self._lib.ds_set_isa(name.encode()) == 0]
-        if now:
-            self._lib.ds_set_isa(now)
-        return available
+        return [name for name in ISAS if self._lib.ds_check_isa(name.encode()) == 0]
+
+    def refused_isas(self) -> list[str]:
+        """Instruction sets that this processor has but that computed other bits than they must: they are not used."""
+        return [name for name in ISAS if self._lib.ds_check_isa(name.encode()) == _ISA_REFUSED]
+
+    def advise_large_pages(self, memory: Tensor) -> None:
+        self._lib.ds_advise_huge(memory.data_ptr(), memory.nbytes)
 
     def pack(self, weight: Tensor, stored: StoredType, scales: Tensor | None) -> PackedWeight:
         weight = weight.detach()
@@ -111,7 +133,7 @@ class CppBackend:
         n, k = weight.shape
         data = weight.new_empty(-(-n // PANEL) * k * PANEL)
         code = _TYPE_CODES[stored]
-        self._lib.ds_advise_huge(data.data_ptr(), data.nbytes)
+        self.advise_large_pages(data)
         bad = self._lib.ds_pack(weight.data_ptr(), weight.stride(0), data.data_ptr(), n, k, code)
         if bad:
             place = [(bad - 1) // k, (bad - 1) % k]
@@ -121,6 +143,22 @@ class CppBackend:
         kept = None if scales is None else scales.detach().contiguous().clone()
         descriptor = _Weight(data.data_ptr(), 0 if kept is None else kept.data_ptr(), n, k, code)
         return PackedWeight(n, k, stored, data, kept, "panels", descriptor, ctypes.addressof(descriptor))
+
+    def pack_integer(self, codes: Tensor, scales: Tensor, bits: int) -> PackedWeight:
+        n, k = codes.shape
+        codes, scales = codes.contiguous(), scales.contiguous()
+        data = torch.empty(-(-n // PANEL) * self._lib.ds_panel_bytes(bits, k), dtype=torch.uint8)
+        self.advise_large_pages(data)
+        self._lib.ds_pack_integer(codes.data_ptr(), scales.data_ptr(), data.data_ptr(), n, k, bits)
+        stored: StoredType = "int8" if bits == 8 else "int4"
+        descriptor = _Weight(data.data_ptr(), 0, n, k, _TYPE_CODES[stored])
+        return PackedWeight(n, k, stored, data, None, "panels", descriptor, ctypes.addressof(descriptor))
+
+    def unpack_integer(self, w: PackedWeight) -> tuple[Tensor, Tensor]:
+        codes = torch.empty((w.n, w.k), dtype=torch.int8)
+        scales = torch.empty((w.n, -(-w.k // integer_block(w.dtype))), dtype=torch.bfloat16)
+        self._lib.ds_unpack_integer(_address(w), codes.data_ptr(), scales.data_ptr())
+        return codes, scales
 
     def pack_heads(self, n: int, k: int, weights: Sequence[PackedWeight]) -> PackedHeads:
         array = _descriptors(weights)
@@ -137,7 +175,8 @@ class CppBackend:
         return rows
 
     def gather_rows(self, w: PackedWeight, ids: Tensor) -> Tensor:
-        rows = w.data.new_empty((ids.shape[0], w.k))
+        dtype = torch.float32 if w.dtype in INTEGER_BITS else w.data.dtype
+        rows = torch.empty((ids.shape[0], w.k), dtype=dtype)
         bad = self._lib.ds_gather_rows(_address(w), ids.data_ptr(), ids.shape[0], rows.data_ptr())
         if bad:
             raise _index_error(bad, "ids", ids, f"0 to {w.n - 1}")
@@ -256,6 +295,51 @@ class CppBackend:
         )
         if bad:
             raise _index_error(bad, "slots", slots, f"below {pool.shape[0]}")
+
+    def route(self, logits: Tensor, correction: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+        tokens, experts = logits.shape
+        scores = logits.clone()
+        ids = torch.empty((tokens, routing.topk), dtype=torch.int64)
+        weights = logits.new_empty(tokens, routing.topk)
+        self._lib.ds_route(
+            *(scores.data_ptr(), tokens, experts, routing.topk, routing.groups, routing.top_groups, routing.group_best),
+            *(routing.sigmoid, routing.normalise, routing.scale, routing.closed),
+            *(None if correction is None else correction.data_ptr(), ids.data_ptr(), weights.data_ptr()),
+        )
+        return ids, weights
+
+    def compile_stack(self, layers: Sequence[LayerSpec], last_norm: Tensor, last_eps: float) -> Stack | None:
+        array = (stack.Layer * len(layers))(*(stack.fill(layer) for layer in layers))
+        return Stack(tuple(layers), last_norm, last_eps, array)
+
+    def stack_pools(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> StackPools:
+        return StackPools(tuple(pairs), stack.fill_pools(pairs))
+
+    def run_stack(self, stack_: Stack, hidden: Tensor, step: StackStep) -> Tensor:
+        out = torch.empty_like(hidden)
+        if not hidden.shape[0]:
+            return out
+        tables = step.block_tables
+        bad = self._lib.ds_layers(
+            *(ctypes.addressof(stack_.descriptor), len(stack_.layers), ctypes.addressof(step.pools.descriptor)),
+            *(stack_.last_norm.data_ptr(), stack_.last_eps, hidden.data_ptr(), *hidden.shape),
+            *(step.positions.data_ptr(), step.cos.data_ptr(), step.sin.data_ptr(), step.cos.shape[0], step.interleaved),
+            *(step.slots.data_ptr(), tables.data_ptr(), *tables.shape, step.block_size, step.seq_of_token.data_ptr()),
+            out.data_ptr(),
+        )
+        if bad == _OUT_OF_MEMORY:
+            raise MemoryError("no scratch memory for a step of the decoder stack")
+        if bad:
+            t, slots = bad - 1, step.pools.slots
+            raise LayoutError(
+                f"token {t}'s position, slot, sequence or block table points outside",
+                where="run_stack",
+                found=f"position {int(step.positions[t])}, slot {int(step.slots[t])}, "
+                f"sequence {int(step.seq_of_token[t])}",
+                expected=f"sequence < {tables.shape[0]}, position < {min(step.cos.shape[0], tables.shape[1] * step.block_size)}, "
+                f"slots up to it < {slots}",
+            )
+        return out
 
     def sigmoid(self, x: Tensor) -> Tensor:
         y = x.new_empty(*x.shape)

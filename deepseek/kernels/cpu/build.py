@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deepseek.core.errors import ConfigError
@@ -28,19 +29,28 @@ FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-math-errno"),
     *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"),
 )
-_X86_ISA_FLAGS = {
-    "portable": ("-DISA_PORTABLE",),
-    "avx2": ("-DISA_AVX2", "-mavx2", "-mfma", "-mf16c"),
-    "avx512": ("-DISA_AVX512", "-mavx512f", "-mavx2", "-mfma", "-mf16c"),
+_PORTABLE: dict[str, tuple[str, ...]] = {"portable": ("-DISA_PORTABLE",)}
+# The avx512vnni file also holds the AMX kernels, which need no flag of their own (src/tiles.h).
+ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        **_PORTABLE,
+        "avx2": ("-DISA_AVX2", "-mavx2", "-mfma", "-mf16c"),
+        "avx512vnni": (
+            *("-DISA_AVX512", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+            *("-mavx2", "-mfma", "-mf16c"),
+        ),
+        "avx512": ("-DISA_AVX512", "-mavx512f", "-mavx2", "-mfma", "-mf16c"),
+    },
+    "aarch64": {**_PORTABLE, "neon": ("-DISA_NEON", "-march=armv8.2-a+dotprod")},
 }
+_COMMON = ("work", "library", "isa", "layers", "pack")
 _TIMEOUT_S = 600
 
 
 def isa_flags() -> dict[str, tuple[str, ...]]:
     """Instruction sets this kind of processor may have, and the compiler flags of each."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return _X86_ISA_FLAGS
-    return {"portable": _X86_ISA_FLAGS["portable"]}
+    machine = platform.machine().lower()
+    return ISA_FLAGS.get({"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine), _PORTABLE)
 
 
 def source_hash() -> str:
@@ -104,10 +114,10 @@ def build(*, force: bool = False) -> Path:
                 return directory / name
     directory = _writable_directory()
     # Old libraries are left alone: another process may be about to load one.
-    print(f"building the CPU kernels with {tool[1]}, once (about 10 s) ...", file=sys.stderr, flush=True)
+    print(f"building the CPU kernels with {tool[1]}, once (about 20 s) ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="deepseek-kernels-") as scratch:
-        objects = _compile(tool[0], Path(scratch))
+        objects = compile_objects(tool[0], Path(scratch), isa_flags())
         handle, partial = tempfile.mkstemp(dir=directory, suffix=".partial")
         os.close(handle)
         try:
@@ -140,12 +150,18 @@ def _writable_directory() -> Path:
     )
 
 
-def _compile(tool: str, scratch: Path) -> list[Path]:
-    jobs = [(SOURCES / "kernels.cpp", scratch / f"{isa}.o", flags) for isa, flags in isa_flags().items()]
-    jobs.append((SOURCES / "library.cpp", scratch / "library.o", ()))
+def compile_objects(
+    tool: str, scratch: Path, isas: Mapping[str, tuple[str, ...]], flags: Sequence[str] = FLAGS
+) -> list[Path]:
+    """Compiles the library's objects with compiler `tool` into `scratch`, for the instruction sets `isas` (name to flags).
+
+    A set left out is one that the library then says it lacks. Raises ConfigError when the compiler fails.
+    """
+    jobs = [(SOURCES / "kernels.cpp", scratch / f"{isa}.o", more) for isa, more in isas.items()]
+    jobs += [(SOURCES / f"{name}.cpp", scratch / f"{name}.o", ()) for name in _COMMON]
     running = []
-    for source, target, flags in jobs:
-        command = [tool, *FLAGS, *flags, "-c", str(source), "-o", str(target)]
+    for source, target, more in jobs:
+        command = [tool, *flags, *more, "-c", str(source), "-o", str(target)]
         log = open(target.with_suffix(".log"), "w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         running.append((command, log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)))
     try:

@@ -6,6 +6,7 @@
 // widen a [128, 32] tile once and reuse it. Both run the same operations on each element.
 #pragma once
 
+#include "integer.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -194,6 +195,8 @@ void linear(const LinearJob& job, int64_t m0, int64_t m1, int64_t p0, int64_t p1
     if (job.w->dtype == BF16) linear_of<Bf16>(job, m0, m1, p0, p1, scratch);
     if (job.w->dtype == F16_) linear_of<F16>(job, m0, m1, p0, p1, scratch);
     if (job.w->dtype == FP8) linear_of<Fp8>(job, m0, m1, p0, p1, scratch);
+    if (job.w->dtype == INT8_) integer_of<8>(job, m0, m1, p0, p1, scratch);
+    if (job.w->dtype == INT4_) integer_of<4>(job, m0, m1, p0, p1, scratch);
 }
 
 }  // namespace

@@ -46,20 +46,21 @@ class DefaultFloatMode {
 #endif
 };
 
-// Memory of one thread, kept between calls; freed with the thread.
-inline float* thread_scratch(size_t floats) {
+// Memory of one thread for one `Purpose`, kept between calls; freed with the thread.
+template <class Purpose>
+void* thread_scratch(size_t bytes) {
     struct Buffer {
-        float* data = nullptr;
+        void* data = nullptr;
         size_t size = 0;
         ~Buffer() { free(data); }
     };
     static thread_local Buffer buffer;
-    if (buffer.size < floats) {
+    if (buffer.size < bytes) {
         free(buffer.data);
         buffer.size = 0;
-        buffer.data = (float*)aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
+        buffer.data = aligned_alloc(64, (bytes + 63) / 64 * 64);
         if (!buffer.data) return nullptr;
-        buffer.size = floats;
+        buffer.size = bytes;
     }
     return buffer.data;
 }

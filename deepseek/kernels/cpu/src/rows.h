@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "integer.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -11,7 +12,7 @@ namespace {
 
 // y = h / sqrt(mean(h^2) + eps) * weight, with h = x, or x + residual (then stored in `sum`). Zhang & Sennrich 2019.
 void rms_norm(const float* x0, int64_t ldx, const float* residual, int64_t ldr, const float* weight, float eps,
-              int64_t dim, float* y0, float* sum0, int64_t t0, int64_t t1) {
+              int64_t dim, float* y0, float* sum0, const QuantRows* quantised, int64_t t0, int64_t t1) {
     for (int64_t t = t0; t < t1; t++) {
         const float* h = x0 + t * ldx;
         float* y = y0 + t * dim;
@@ -35,13 +36,14 @@ void rms_norm(const float* x0, int64_t ldx, const float* residual, int64_t ldr, 
         const float squares = hsum(add(add(acc[0], acc[1]), add(acc[2], acc[3])));
         const float scale = 1.0f / sqrtf(squares / (float)dim + eps);
         for (int64_t i = 0; i < dim; i++) y[i] = h[i] * scale * weight[i];
+        if (quantised) quantise_row(y, dim, *quantised, t);
     }
 }
 
-void silu_mul(const float* x, int64_t ldx, int64_t f, float* y, int64_t t0, int64_t t1) {
+void silu_mul(const float* x, int64_t ldx, int64_t f, float* y, int64_t ldy, const QuantRows* quantised, int64_t t0, int64_t t1) {
     for (int64_t t = t0; t < t1; t++) {
         const float *gate = x + t * ldx, *up = gate + f;
-        float* out = y + t * f;
+        float* out = y + t * ldy;
         int64_t i = 0;
         for (; i + W <= f; i += W) {
             VF g = load(gate + i);
@@ -51,6 +53,7 @@ void silu_mul(const float* x, int64_t ldx, int64_t f, float* y, int64_t t0, int6
             VF g = load_n(gate + i, f - i);
             store_n(out + i, mul(mul(g, vsigmoid(g)), load_n(up + i, f - i)), f - i);
         }
+        if (quantised) quantise_row(out, f, *quantised, t);
     }
 }
 
