@@ -2,7 +2,7 @@
 texts, or a context-free grammar in Lark's notation.
 
 A `Constraint` is data: its kind and one source text. Making one checks its form and size; whether the schema, the
-expression or the grammar can be enforced is found out when it is compiled (`deepseek.engine.grammar_compiler`),
+expression or the grammar can be enforced is found out when it is compiled (`deepseek.engine.grammar.compiler`),
 which an engine does before it admits the request.
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepseek.core.errors import ConfigError
 from deepseek.core.memory import available_bytes
-from deepseek.engine.grammar_compiler import GrammarCompiler
+from deepseek.engine.grammar.compiler import GrammarCompiler
 from deepseek.engine.loop import EngineLoop
 from deepseek.engine.scheduler_config import SchedulerConfig, SpeculationMode
 from deepseek.engine.weights import Weights

@@ -21,7 +21,7 @@ from torch import Tensor
 from deepseek.core.engine import Embedding, Event, Finish, FinishReason, Load, PromptScores, Request, SwapMode, Usage
 from deepseek.core.errors import INTERRUPTS, AdmissionError, EngineError
 from deepseek.engine.administration import Administration
-from deepseek.engine.grammar_compiler import GrammarCompiler
+from deepseek.engine.grammar.compiler import GrammarCompiler
 from deepseek.engine.jobs import Command, Jobs
 from deepseek.engine.loop import EngineLoop
 from deepseek.engine.reading import read_embedding, read_scores, to_embed, to_score

@@ -18,7 +18,7 @@ from deepseek.engine.output import ChoiceOutput
 from deepseek.engine.plan import StepPlan
 from deepseek.engine.request import RequestState, Sequence
 from deepseek.engine.result import StepResult
-from deepseek.engine.sampling_plan import KIND_EMBED
+from deepseek.engine.sampling.plan import KIND_EMBED
 from deepseek.engine.scheduler import Update
 
 log = logging.getLogger("deepseek.engine")

@@ -35,7 +35,7 @@ from deepseek.core.errors import AdmissionError, ConfigError, EngineError
 from deepseek.core.sampling import SamplingParams
 from deepseek.engine.administration import Administration
 from deepseek.engine.build import EngineOptions, LoadedModel, build_loop
-from deepseek.engine.grammar import CompiledGrammar
+from deepseek.engine.grammar.matcher import CompiledGrammar
 from deepseek.engine.reading import join_scores, to_embed, to_score
 from deepseek.engine.weights import Source
 

@@ -30,7 +30,7 @@ from deepseek.engine.worker import StepWorker
 from deepseek.models.detokenize import TokenTable
 
 if TYPE_CHECKING:
-    from deepseek.engine.grammar import Matcher
+    from deepseek.engine.grammar.matcher import Matcher
 
 __all__ = ["EngineLoop", "Sink"]
 

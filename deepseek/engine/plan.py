@@ -6,7 +6,7 @@ go, where each sequence's are) and all that sampling needs is in here, so that t
 tensor-parallel rank do the same.
 
 Speculation: a sequence's last `drafted` tokens are guesses that nobody has sampled yet. A row is sampled at the token
-before them and at each of them; `deepseek.engine.speculation` says which guesses those rows confirm.
+before them and at each of them; `deepseek.engine.speculation.policy` says which guesses those rows confirm.
 
 Bytes: b"DSP1", header length (uint32, little-endian), a JSON header (the plain numbers; name, type and
 shape of every array), then the arrays, little-endian, each at a multiple of 8 bytes. Nothing in it
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from deepseek.core.errors import LayoutError
 from deepseek.engine.request import Sequence
-from deepseek.engine.sampling_plan import (
+from deepseek.engine.sampling.plan import (
     KIND_EMBED,
     KIND_SAMPLE,
     KIND_SCORE,

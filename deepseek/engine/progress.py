@@ -11,7 +11,7 @@ from deepseek.core.engine import FinishReason
 from deepseek.core.errors import INTERRUPTS
 from deepseek.engine.request import Sequence
 from deepseek.engine.result import FAILED_ROW
-from deepseek.engine.speculation import confirmed
+from deepseek.engine.speculation.policy import confirmed
 
 log = logging.getLogger("deepseek.engine")
 

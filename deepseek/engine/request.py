@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deepseek.core.engine import FinishReason, Request, Usage
 from deepseek.engine.blocks import BlockKey, block_key
-from deepseek.engine.history import History
-from deepseek.engine.ngram import NgramIndex
+from deepseek.engine.sampling.history import History
+from deepseek.engine.speculation.ngram import NgramIndex
 
 if TYPE_CHECKING:
-    from deepseek.engine.grammar import Matcher
+    from deepseek.engine.grammar.matcher import Matcher
 
 
 class Status(Enum):

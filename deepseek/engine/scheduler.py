@@ -38,10 +38,10 @@ from deepseek.engine.progress import Limits, TokenReader, Update, describe_failu
 from deepseek.engine.request import RequestState, Sequence, Status
 from deepseek.engine.result import FAILED_ROW
 from deepseek.engine.scheduler_config import SchedulerConfig
-from deepseek.engine.speculation import Speculation
+from deepseek.engine.speculation.policy import Speculation
 
 if TYPE_CHECKING:
-    from deepseek.engine.grammar import Matcher
+    from deepseek.engine.grammar.matcher import Matcher
 
 __all__ = ["FAILED_ROW", "Scheduler", "SchedulerConfig", "TokenReader", "Update"]
 

@@ -21,7 +21,7 @@ class SchedulerConfig:
     eos_token_ids: end a sequence unless its request says ignore_eos.
     ageing_s: seconds of waiting worth one step of priority.
     numeric_mode: part of the prefix cache's keys, because different modes give different bits.
-    speculation: see `deepseek.engine.speculation`. max_draft_tokens: guesses of one sequence in one step, at most.
+    speculation: see `deepseek.engine.speculation.policy`. max_draft_tokens: guesses of one sequence in one step, at most.
     """
 
     num_blocks: int

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from deepseek.core.engine import TokenLogprob
 from deepseek.core.errors import ConfigError
-from deepseek.engine import drafting
 from deepseek.engine.plan import DRAFT_LATER, DRAFT_NOW, DRAFT_SKIPPED, KIND_EMBED, StepPlan
 from deepseek.engine.result import FAILED_ROW, StepResult
-from deepseek.engine.sampler import sample
-from deepseek.engine.sampling_plan import select_rows
+from deepseek.engine.sampling.plan import select_rows
+from deepseek.engine.sampling.sampler import sample
+from deepseek.engine.speculation import drafting
 from deepseek.models.adapters import AdapterBank
 from deepseek.models.config import ModelConfig
 from deepseek.models.context import KVCache, Paged

@@ -15,22 +15,27 @@ than the first alone, and 1 % more than forty.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deepseek.core.errors import LayoutError
+from deepseek.kernels import num_threads
+from deepseek.kernels.reference import dequantise_integer
 from deepseek.precision.fp8 import BLOCK, dequantize_blocks
 
 Bits = Literal[8, 4]
+Floats = npt.NDArray[np.float32]
 
 INT8_BLOCK, INT4_BLOCK = 128, 32
 # Where the largest value of a block goes, as a share of the code -8.
 _INT4_REACH = (1.0, 0.925, 1.075, 0.85, 1.15)
-_CHUNK_ELEMENTS = 2**15  # worked on at once: stays in the cache, and torch does not split it over threads
+_CHUNK_ELEMENTS = 2**17  # what a thread works on: stays in its cache
 _NOTHING = 2.0**-100  # a block below this counts as zeros: its codes would need a scale float32 has no inverse for
 
 
@@ -48,26 +53,39 @@ def integer_block(bits: Bits) -> int:
     return INT8_BLOCK if bits == 8 else INT4_BLOCK
 
 
-def quantize_integer(weight: Tensor, bits: Bits, scale_inv: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantize_integer(
+    weight: Tensor, bits: Bits, scale_inv: Tensor | None = None, threads: int | None = None
+) -> tuple[Tensor, Tensor]:
     """A weight `[N, K]` (float32, bfloat16, float16, or FP8 with the scales of its 128x128 blocks) to codes int8 `[N, K]`
     and scales bfloat16 `[N, ceil(K / B)]`, B = 128 for 8 bits and 32 for 4. A block of zeros gets scale 1.
 
-    Raises LayoutError naming the first value that is not finite.
+    threads: how many compute at once; None: as many as the kernels use. Raises LayoutError naming the first value that is
+    not finite.
     """
     n, k = weight.shape
     codes = torch.empty((n, k), dtype=torch.int8)
     scales = torch.empty((n, -(-k // integer_block(bits))), dtype=torch.bfloat16)
     # An FP8 weight is widened in whole blocks of its scales.
-    wide_step = n if scale_inv is None else BLOCK
-    step = max(1, _CHUNK_ELEMENTS // k)
-    for start in range(0, n, wide_step):
-        rows = slice(start, min(start + wide_step, n))
-        values = weight if scale_inv is None else dequantize_blocks(weight[rows], scale_inv[start // BLOCK, None])
-        for first in range(0, rows.stop - start, step):
-            chunk = values[first : first + step].float()
-            _require_finite(chunk, start + first)
-            here = slice(start + first, start + first + chunk.shape[0])
-            codes[here], scales[here] = _quantize_chunk(chunk, bits)
+    step = max(1, _CHUNK_ELEMENTS // k) if scale_inv is None else BLOCK
+
+    def quantize(first: int) -> None:
+        rows = slice(first, min(first + step, n))
+        values = weight[rows]
+        wide = values.float() if scale_inv is None else dequantize_blocks(values, scale_inv[first // BLOCK, None])
+        try:
+            quantized, fitted = _quantize_chunk(wide.numpy(), bits)
+        except _NotFiniteError:
+            row, column = (~wide.isfinite()).nonzero()[0].tolist()
+            raise LayoutError(
+                "holds a value that is not finite and cannot be quantised",
+                found=f"{wide[row, column].item()} at [{first + row}, {column}]",
+                expected="finite values",
+            ) from None
+        codes[rows], scales[rows] = torch.from_numpy(quantized), torch.from_numpy(fitted)
+
+    with ThreadPoolExecutor(threads or num_threads()) as pool:
+        for _ in pool.map(quantize, range(0, n, step)):
+            pass  # raises what the first chunk in order raised
     return codes, scales
 
 
@@ -92,7 +110,7 @@ def quantize_pieces(
 
 def dequantize_integer(codes: Tensor, scales: Tensor, bits: Bits) -> Tensor:
     """Codes int8 `[N, K]` and their scales to float32 `[N, K]`, exactly."""
-    return codes.float() * scales.float().repeat_interleave(integer_block(bits), 1)[:, : codes.shape[1]]
+    return dequantise_integer(codes, scales, bits)
 
 
 def bits_per_weight(bits: Bits) -> float:
@@ -100,50 +118,54 @@ def bits_per_weight(bits: Bits) -> float:
     return bits + 16 / integer_block(bits)
 
 
-def _require_finite(wide: Tensor, first_row: int) -> None:
-    # One pass and no mask: the sum of x * 0 is 0 unless some x is not finite.
-    if not bool(torch.isfinite((wide * 0).sum())):
-        row, column = (~wide.isfinite()).nonzero()[0].tolist()
-        raise LayoutError(
-            "holds a value that is not finite and cannot be quantised",
-            found=f"{wide[row, column].item()} at [{first_row + row}, {column}]",
-            expected="finite values",
-        )
+class _NotFiniteError(Exception):
+    """Somewhere in the chunk."""
 
 
-def _quantize_chunk(wide: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
+def _quantize_chunk(wide: Floats, bits: Bits) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Codes [n, k] of float32 [n, k], and the scales, which bfloat16 holds exactly. In numpy: unlike torch's, its
+    operations stay in the calling thread, and hand-offs would cost more than what is done on a chunk."""
     n, k = wide.shape
     block = integer_block(bits)
     # [block, blocks of all rows]: what one scale is for lies in a column, so that every step below runs along rows.
-    columns = F.pad(wide, (0, -k % block)).view(-1, block).T.contiguous()
-    scale = _int8_scales(columns) if bits == 8 else _int4_scales(columns)
-    lowest, highest = (-127, 127) if bits == 8 else (-8, 7)
-    codes = (columns / scale).round_().clamp_(lowest, highest).to(torch.int8)
-    return codes.T.reshape(n, -1)[:, :k], scale.to(torch.bfloat16).view(n, -1)
+    columns = np.ascontiguousarray(np.pad(wide, ((0, 0), (0, -k % block))).reshape(-1, block).T)
+    highest, lowest = columns.max(0), columns.min(0)
+    if not (np.isfinite(highest).all() and np.isfinite(lowest).all()):
+        raise _NotFiniteError
+    extreme = np.where(highest > -lowest, highest, lowest)
+    nothing = np.abs(extreme) < _NOTHING
+    extreme[nothing] = 1.0
+    scale = _int8_scales(extreme) if bits == 8 else _int4_scales(columns, extreme)
+    scale[nothing] = 1.0
+    codes = columns / scale
+    np.rint(codes, out=codes)
+    np.clip(codes, *((-127, 127) if bits == 8 else (-8, 7)), out=codes)
+    return codes.astype(np.int8).T.reshape(n, -1)[:, :k], scale.reshape(n, -1)
 
 
-def _int8_scales(columns: Tensor) -> Tensor:
-    largest = columns.abs().amax(0)
+def _int8_scales(extreme: Floats) -> Floats:
     # Rounded up to bfloat16: the next value whose low 16 bits are zero.
-    up = ((largest / 127).view(torch.int32) + 0xFFFF).bitwise_and_(-0x10000).view(torch.float32)
-    return torch.where(largest < _NOTHING, 1.0, up)
+    bits = (np.abs(extreme) / np.float32(127)).view(np.uint32)
+    rounded: Floats = ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return rounded
 
 
-def _int4_scales(columns: Tensor) -> Tensor:
-    highest, lowest = columns.amax(0), columns.amin(0)
-    extreme = torch.where(highest > -lowest, highest, lowest)
-    nothing = extreme.abs() < _NOTHING
+def _int4_scales(columns: Floats, extreme: Floats) -> Floats:
     # In units in which the extreme is -8: nothing overflows, and candidates compare alike.
-    columns = columns * (-8 / extreme.masked_fill(nothing, 1.0))
-    best = torch.full_like(extreme, -1.0)
-    scale = torch.ones_like(extreme)
+    units = columns * (np.float32(-8) / extreme)
+    best, scale = np.full_like(extreme, -1), np.ones_like(extreme)
+    codes, product = np.empty_like(units), np.empty_like(units)
     for reach in _INT4_REACH:
-        codes = (columns * reach).round_().clamp_(-8, 7)
+        np.multiply(units, np.float32(reach), out=codes)
+        np.rint(codes, out=codes)
+        np.clip(codes, -8, 7, out=codes)
         # Least squares over s of |w - s q|^2: s = wq / qq, and it takes wq^2 / qq off |w|^2.
-        wq, qq = (codes * columns).sum(0), codes.square().sum(0)
-        fitted = wq / qq
+        wq = np.multiply(codes, units, out=product).sum(0)
+        qq = np.multiply(codes, codes, out=product).sum(0)
+        fitted = wq / np.maximum(qq, 1)  # 0 in a block of nothing
         gain = wq * fitted
         better = gain > best
-        best, scale = torch.where(better, gain, best), torch.where(better, fitted, scale)
-    scale = (scale * (extreme / -8)).to(torch.bfloat16).float()
-    return torch.where(nothing, 1.0, scale)
+        best, scale = np.where(better, gain, best), np.where(better, fitted, scale)
+    nearest = torch.from_numpy(scale * (extreme / np.float32(-8))).to(torch.bfloat16).float()
+    rounded: Floats = nearest.numpy()
+    return rounded

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.random import Generator, default_rng
 
 from deepseek.core.constraint import Constraint
-from deepseek.engine.grammar import CompiledGrammar, Matcher
-from deepseek.engine.grammar_limits import build
-from deepseek.engine.grammar_source import grammar_source
-from deepseek.engine.grammar_vocabulary import grammar_vocabulary, text_bytes
+from deepseek.engine.grammar.limits import build
+from deepseek.engine.grammar.matcher import CompiledGrammar, Matcher
+from deepseek.engine.grammar.source import grammar_source
+from deepseek.engine.grammar.vocabulary import grammar_vocabulary, text_bytes
 from deepseek.models.locate import builtin_dir
 from deepseek.models.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepseek.engine.sampling_plan import SamplingPlan
+from deepseek.engine.sampling.plan import SamplingPlan
 
 SCALARS = {
     "temperature": ("f4", 1.0),

@@ -23,7 +23,7 @@ from deepseek.engine.plan import KIND_EMBED, KIND_SAMPLE, KIND_SCORE, StepPlan
 from deepseek.engine.request import RequestState
 from deepseek.engine.request import Sequence as Choice
 from deepseek.engine.scheduler import Scheduler, SchedulerConfig, Update
-from deepseek.engine.speculation import confirmed
+from deepseek.engine.speculation.policy import confirmed
 
 VOCABULARY = 13
 EOS = 12

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from soak_requests import FAULT_STOP, Spec, matches
 
@@ -28,8 +28,10 @@ class Told:
     versions: set[int] = field(default_factory=set)
 
     @property
-    def answer(self) -> tuple[Any, ...]:
-        return self.reasons, self.ids, self.texts, self.logprobs, self.scores, self.vector
+    def digest(self) -> bytes:
+        """Of everything told, to the last bit, but not of how it was cut into events."""
+        answer = self.reasons, self.ids, self.texts, self.logprobs, self.scores, self.vector
+        return hashlib.sha256(repr(answer).encode()).digest()
 
 
 def join(spec: Spec, events: list[Event]) -> Told:
@@ -63,7 +65,8 @@ class Ledger:
         self.reasons: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self.kept: list[Told] = []
+        # Of some answers: which request's, under which weights, and its digest; more would look like a leak.
+        self.kept: list[tuple[int, int, bytes]] = []
         self.closing = False
         self._keep_every = keep_every
 
@@ -141,7 +144,7 @@ class Ledger:
             found += [f"choice {choice}: {what}" for what in self._choice(spec, told, choice, reason)]
         readable = whole and spec.expires_s is None and not spec.leaves and spec.fault is None and sampling.seed
         if readable and len(told.versions) <= 1 and spec.index % self._keep_every == 0 and not found:
-            self.kept.append(told)
+            self.kept.append((spec.index, next(iter(told.versions), 0), told.digest))
         return found
 
     def _choice(self, spec: Spec, told: Told, choice: int, reason: str) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from deepseek.core.constraint import Constraint
@@ -95,10 +96,19 @@ def bombs(seed: int) -> Constraint:
 
 def schedule(seed: int, count: int, vocabulary: int) -> Iterator[Spec]:
     """The requests in order of arrival. Every one is drawn from a generator of its own: (seed, index)."""
-    shared = random.Random(f"{seed} prefixes")
-    prefixes = [tuple(shared.randrange(4, vocabulary) for _ in range(shared.randint(8, 64))) for _ in range(6)]
     for index in range(count):
-        yield _spec(random.Random(f"{seed} {index}"), index, prefixes, vocabulary)
+        yield spec_of(seed, index, vocabulary)
+
+
+def spec_of(seed: int, index: int, vocabulary: int) -> Spec:
+    return _spec(random.Random(f"{seed} {index}"), index, _prefixes(seed, vocabulary), vocabulary)
+
+
+@cache
+def _prefixes(seed: int, vocabulary: int) -> list[tuple[int, ...]]:
+    """What many prompts begin with."""
+    rng = random.Random(f"{seed} prefixes")
+    return [tuple(rng.randrange(4, vocabulary) for _ in range(rng.randint(8, 64))) for _ in range(6)]
 
 
 def _spec(rng: random.Random, index: int, prefixes: list[tuple[int, ...]], vocabulary: int) -> Spec:
@@ -129,7 +139,7 @@ def _spec(rng: random.Random, index: int, prefixes: list[tuple[int, ...]], vocab
     elif dice < 0.33:
         rest |= {"task": "embed", "pooling": rng.choice(["last", "mean"])}
     elif dice < 0.35:
-        prompt, is_bad = (5,) * (MAX_LENGTH + rng.randint(0, 90)), True
+        prompt, is_bad = (5,) * (MAX_LENGTH + rng.randint(1, 90)), True
     elif dice < 0.36:
         prompt, is_bad = (*prompt, rng.choice([-1, vocabulary, 2**31])), True
     elif dice < 0.365:

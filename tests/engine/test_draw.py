@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sampling_support import random_logits
 
-from deepseek.engine.draw import HEAD, draw, draw_uniform, largest, scratch_for
+from deepseek.engine.sampling.draw import HEAD, draw, draw_uniform, largest, scratch_for
 
 
 def kept_by_definition(

@@ -33,7 +33,7 @@ from deepseek.core.engine import Engine as EngineProtocol
 from deepseek.core.engine import Request, Tokens
 from deepseek.core.errors import AdmissionError, CheckpointError, ConfigError, EngineError
 from deepseek.engine.engine import Engine
-from deepseek.engine.grammar_compiler import GrammarCompiler
+from deepseek.engine.grammar.compiler import GrammarCompiler
 from deepseek.engine.loop import EngineLoop
 from deepseek.engine.weights import Weights
 from deepseek.engine.worker import Worker

@@ -7,6 +7,8 @@ the same engine then serves as if nothing had been.
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from engine_support import (
+    PATIENCE_S,
     VOCABULARY,
     ByteTable,
     Inbox,
@@ -29,16 +32,19 @@ from engine_support import (
 from numpy.typing import NDArray
 
 from deepseek import kernels
+from deepseek.core.constraint import Constraint
 from deepseek.core.engine import Embedding, Event, Finish, PromptScores, Ready, Request, Tokens
-from deepseek.core.errors import AdmissionError, LayoutError
-from deepseek.engine import sampler
-from deepseek.engine.history import History
+from deepseek.core.errors import AdmissionError, EngineError, LayoutError
+from deepseek.engine.engine import Engine
+from deepseek.engine.grammar.compiler import GrammarStats
 from deepseek.engine.loop import EngineLoop
-from deepseek.engine.ngram import NgramIndex
 from deepseek.engine.plan import StepPlan
 from deepseek.engine.reading import join_scores
 from deepseek.engine.result import StepResult
+from deepseek.engine.sampling import sampler
+from deepseek.engine.sampling.history import History
 from deepseek.engine.scheduler import Scheduler
+from deepseek.engine.speculation.ngram import NgramIndex
 from deepseek.engine.worker import StepWorker, Worker
 from deepseek.models.adapters import Adapter, adaptable
 from deepseek.models.attention import LatentUpProjection
@@ -399,7 +405,7 @@ MAY_BE_SURVIVED = {
     "drafts of the worker outside the vocabulary",
     "a mask of another width",
 }
-CASES = [(name, mode) for name in FAULTS for mode in SPECULATIVE.get(name, ("off", "ngram", "mtp"))]
+CASES = [(name, mode) for name in FAULTS for mode in SPECULATIVE.get(name, ("off", "mtp"))]
 
 
 class FaultyWorker:
@@ -524,6 +530,7 @@ def quietly(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     kernels.set_num_threads(before)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 @pytest.mark.parametrize(("name", "mode"), CASES, ids=[f"{name}, {mode}" for name, mode in CASES])
 def test_a_fault_ends_its_request_alone(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab(monkeypatch, broken_request())
@@ -669,3 +676,81 @@ def test_hostile_requests_are_refused_at_once() -> None:
             loop.add(replace(broken_request(), **fields), Inbox().receive)
             pytest.fail(name)
     nothing_is_left(loop)
+
+
+# The engine on its thread.
+
+
+class HeldCompiler:
+    """Compiles nothing until `error` is raised, or for ever."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.stats = GrammarStats()
+
+    async def compile_async(self, constraint: Constraint) -> Any:
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        pass
+
+
+def asked_with_constraint() -> Request:
+    return replace(broken_request(), constraint=Constraint.choice(["a", "b"]))
+
+
+def serves_on(engine: Engine) -> None:
+    """It still answers, holds nothing, and can be closed."""
+
+    async def main() -> None:
+        asked = neighbours()[0]
+        events = [event async for event in engine.generate(asked)]
+        inbox = Inbox(events)
+        assert told(inbox) == expected("off")[asked.id]
+        assert not engine._compiling and not engine.loop.has_work
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+
+
+def test_a_reader_whose_event_loop_goes_away_while_its_constraint_compiles_is_forgotten() -> None:
+    engine = Engine(loop_of("off"), grammars=HeldCompiler())  # type: ignore[arg-type]
+    kept: list[Any] = []
+
+    async def leave() -> None:
+        kept.append(engine.generate(asked_with_constraint()))
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    kept.clear()
+    gc.collect()
+    serves_on(engine)
+
+
+def test_a_reader_that_is_gone_while_its_constraint_compiles_keeps_nobody_from_closing() -> None:
+    engine = Engine(loop_of("off"), grammars=HeldCompiler())  # type: ignore[arg-type]
+    loop = asyncio.new_event_loop()
+    kept: list[Any] = []
+
+    async def ask() -> None:
+        kept.append(engine.generate(asked_with_constraint()))
+
+    loop.run_until_complete(ask())
+    loop.close()  # without an end to its tasks, as a thread that dies leaves it
+    asyncio.run(asyncio.wait_for(engine.close(), PATIENCE_S))
+    assert not engine._compiling and not engine._thread.is_alive()
+    kept.clear()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("as drawn"), PanicException("unreachable")], ids=["raises", "panics"])
+def test_a_compiler_that_fails_is_told_to_the_reader(error: BaseException) -> None:
+    engine = Engine(loop_of("off"), grammars=HeldCompiler(error))  # type: ignore[arg-type]
+
+    async def main() -> None:
+        with pytest.raises((RuntimeError, EngineError)):
+            await asyncio.wait_for(anext(engine.generate(asked_with_constraint())), PATIENCE_S)
+
+    asyncio.run(main())
+    serves_on(engine)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import DeepSeekError
-from deepseek.engine.grammar import CompiledGrammar, GrammarError, Matcher
+from deepseek.engine.grammar.matcher import CompiledGrammar, GrammarError, Matcher
 
 LETTERS = Vocabulary([b"a", b"b", b"ab", b"ba", b"aa", b"abb", b"c"])
 LONGEST = 9

@@ -8,7 +8,7 @@ from grammar_support import complaint, random_text, spanning_vocabulary
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import AdmissionError
-from deepseek.engine.grammar_formats import NUMBER_FORMATS, STRING_FORMATS
+from deepseek.engine.grammar.formats import NUMBER_FORMATS, STRING_FORMATS
 
 TEXTS = 12
 EXAMPLES = {

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import AdmissionError
-from deepseek.engine.grammar import CompiledGrammar
-from deepseek.engine.grammar_numbers import EmptyRange, bounds
-from deepseek.engine.grammar_schema import TYPES, rewrite
+from deepseek.engine.grammar.matcher import CompiledGrammar
+from deepseek.engine.grammar.numbers import EmptyRange, bounds
+from deepseek.engine.grammar.schema import TYPES, rewrite
 
 Json = Any
 Schema = dict[str, Any]

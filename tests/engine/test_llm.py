@@ -16,7 +16,7 @@ from deepseek.core.constraint import Constraint
 from deepseek.core.engine import Tokens
 from deepseek.core.errors import AdmissionError, CheckpointError, ConfigError, EngineError
 from deepseek.engine.build import LoadedModel
-from deepseek.engine.grammar_compiler import GrammarCompiler
+from deepseek.engine.grammar.compiler import GrammarCompiler
 from deepseek.engine.loop import EngineLoop
 from deepseek.engine.weights import Weights
 from deepseek.engine.worker import StepWorker, Worker

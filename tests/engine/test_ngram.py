@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek.engine import ngram
-from deepseek.engine.ngram import NgramIndex
+from deepseek.engine.speculation import ngram
+from deepseek.engine.speculation.ngram import NgramIndex
 
 
 def guess(tokens: list[int], limit: int = 4) -> list[int]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from deepseek.engine.payoff import FIRST_INTERVAL, HOPELESS_STEPS, LONGEST_INTERVAL, TRIAL_STEPS, Payoff
+from deepseek.engine.speculation.payoff import FIRST_INTERVAL, HOPELESS_STEPS, LONGEST_INTERVAL, TRIAL_STEPS, Payoff
 
 Cost = Callable[[int, bool, random.Random], tuple[int, float]]
 """(step, drafted) -> tokens gained, seconds."""

@@ -26,7 +26,7 @@ from deepseek.core.constraint import Constraint
 from deepseek.core.engine import Embedding, PromptScores, Request, TokenLogprob
 from deepseek.engine.loop import EngineLoop
 from deepseek.engine.reading import join_scores
-from deepseek.engine.sampler import describe
+from deepseek.engine.sampling.sampler import describe
 from deepseek.engine.scheduler_config import SchedulerConfig
 from deepseek.engine.worker import Worker
 from deepseek.models.adapters import Adapter, adaptable
@@ -246,7 +246,7 @@ def alone(shape: str, form: str, asked: Request) -> list[Any]:
     return told(serve(loop_of(shape, form, config), [asked])[asked.id])
 
 
-def hold(shape: str, form: str, case: Case) -> EngineLoop:
+def hold(shape: str, form: str, case: Case, before: Sequence[Request] = ()) -> EngineLoop:
     """The property. Returns the loop, for what happened on the way."""
     asked = case.request
     expected = alone(shape, form, asked)
@@ -266,7 +266,7 @@ def hold(shape: str, form: str, case: Case) -> EngineLoop:
         serve(loop, [replace(request("warm", beginning, max_tokens=1), adapter=case.adapter)])
     longest = loop.scheduler.max_length - 16
     crowd = [one for one in neighbours(case.others, case.seed) if len(one.prompt_ids) < longest]
-    found = serve(loop, [*crowd[::2], asked, *crowd[1::2]])["target"]
+    found = serve(loop, [*before, *crowd[::2], asked, *crowd[1::2]])["target"]
     assert told(found) == expected
     return loop
 
@@ -297,7 +297,8 @@ def test_each_thing_that_must_change_nothing_does_happen(shape: str, form: str) 
     hold(shape, form, PLAIN._replace(length=20, tokens=6, budget=1))
     hit = hold(shape, form, PLAIN._replace(warm=1.0, scores=False))
     assert hit.load().prefix_hit_tokens >= 64
-    full = hold(shape, form, PLAIN._replace(length=40, spare_blocks=6, others=7, scores=False))
+    first = [request("first", random_ids(30, 8, TEXT_IDS), max_tokens=60, ignore_eos=True)]
+    full = hold(shape, form, PLAIN._replace(length=37, tokens=24, spare_blocks=6, scores=False), first)
     assert full.load().preemptions > 0
     for mode in ("ngram", "mtp"):
         guessing = hold(shape, form, PLAIN._replace(tokens=40, speculation=mode))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from sampling_support import plan, random_logits, rich_plan, row_of
 
-from deepseek.engine.draw import draw
 from deepseek.engine.result import FAILED_ROW
-from deepseek.engine.sampler import Sampled, sample
-from deepseek.engine.sampling_plan import KIND_EMBED, KIND_SAMPLE, KIND_SCORE
+from deepseek.engine.sampling.draw import draw
+from deepseek.engine.sampling.plan import KIND_EMBED, KIND_SAMPLE, KIND_SCORE
+from deepseek.engine.sampling.sampler import Sampled, sample
 
 
 def test_the_draws_follow_the_softmax() -> None:
@@ -162,7 +162,7 @@ def test_a_row_that_raises_fails_alone(monkeypatch: pytest.MonkeyPatch, caplog: 
             raise RuntimeError("a defect in sampling")
         return draw(row, *options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("deepseek.engine.sampler.draw", faulty)
+    monkeypatch.setattr("deepseek.engine.sampling.sampler.draw", faulty)
     logits = torch.tensor([[9.0, 0.0], [7.0, 0.0], [0.0, 9.0]])
     assert sample(logits, plan(3, top_k=1)).token_ids == [0, FAILED_ROW, 1]
     assert "a defect in sampling" in caplog.text

@@ -31,12 +31,12 @@ from transformers.generation.logits_process import (
 
 from deepseek.core.engine import Request
 from deepseek.core.sampling import SamplingParams
-from deepseek.engine.draw import draw_uniform
-from deepseek.engine.history import History
 from deepseek.engine.request import RequestState, Sequence
 from deepseek.engine.result import FAILED_ROW
-from deepseek.engine.sampler import sample
-from deepseek.engine.sampling_plan import KIND_EMBED, KIND_SCORE, Row, SamplingPlan, sampling_plan, select_rows
+from deepseek.engine.sampling.draw import draw_uniform
+from deepseek.engine.sampling.history import History
+from deepseek.engine.sampling.plan import KIND_EMBED, KIND_SCORE, Row, SamplingPlan, sampling_plan, select_rows
+from deepseek.engine.sampling.sampler import sample
 
 SIZE = 40
 EOS = 2

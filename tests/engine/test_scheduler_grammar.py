@@ -213,7 +213,7 @@ def test_a_constraint_that_nobody_compiled_is_refused() -> None:
 
 
 def test_a_sampling_that_cannot_be_prepared_ends_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepseek.engine.history import History
+    from deepseek.engine.sampling.history import History
 
     def broken(*_: Any) -> None:
         raise RuntimeError("as wanted")

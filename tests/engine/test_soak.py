@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Iterator
 
 import pytest
+from soak_http import soak_http
 from soak_requests import hostile, is_refused, schedule
 from soak_run import Summary, soak
 
@@ -40,7 +42,7 @@ def test_the_schedule_is_a_function_of_its_seed() -> None:
 
 
 def test_some_hundred_requests_end_once_each_and_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    summary = soak(500, SEED, keep_every=13, measures_memory=False)
+    summary = soak(1200, SEED, keep_every=13, measures_memory=False)
     passed(summary, capsys)
     # Else it would prove little.
     assert summary.reasons["length"] > 100 and summary.reasons["cancelled"] > 10 and summary.reasons["error"] > 3
@@ -54,7 +56,15 @@ def test_ten_thousand_requests_end_once_each_and_leave_nothing(capsys: pytest.Ca
 
 
 def test_hostile_fields_are_all_refused() -> None:
-    import random
-
     rng = random.Random(0)
     assert all(is_refused(hostile(rng)) for _ in range(100))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_clients_that_leave_or_send_nonsense_harm_no_server(capsys: pytest.CaptureFixture[str]) -> None:
+    counts, failures = soak_http(600, SEED)
+    with capsys.disabled():
+        print(f"\nsoak over HTTP: seed {SEED}, {dict(counts.most_common())}, wrong {len(failures)}")
+    assert not failures
+    assert counts["whole 200"] > 50 and counts["stream 200"] > 50 and counts["left while reading"] > 50

@@ -16,7 +16,7 @@ from deepseek.engine.loop import EngineLoop
 from deepseek.engine.plan import StepPlan
 from deepseek.engine.result import StepResult
 from deepseek.engine.scheduler import Scheduler, SchedulerConfig
-from deepseek.engine.speculation import confirmed
+from deepseek.engine.speculation.policy import confirmed
 from deepseek.engine.worker import Worker
 
 

@@ -20,7 +20,7 @@ from engine_support import (
 from deepseek.core.errors import ConfigError
 from deepseek.engine.plan import DRAFT_LATER, DRAFT_NOW, StepPlan
 from deepseek.engine.result import StepResult
-from deepseek.engine.speculation import confirmed
+from deepseek.engine.speculation.policy import confirmed
 from deepseek.engine.worker import Worker
 from deepseek.models.context import Packed
 from deepseek.models.transformer import Model

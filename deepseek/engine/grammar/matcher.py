@@ -1,6 +1,6 @@
 """Which tokens a constraint leaves open, step by step.
 
-A `CompiledGrammar` is what `deepseek.engine.grammar_compiler` makes of a constraint, for one vocabulary. Each
+A `CompiledGrammar` is what `deepseek.engine.grammar.compiler` makes of a constraint, for one vocabulary. Each
 sequence gets its own `Matcher` from it, which follows the tokens chosen so far and says as a bit mask which ones may
 come next: those after which the text can still be completed, and the end of the sequence exactly where the text may
 end. Where the text has only one continuation, the mask holds that text's usual spelling in tokens alone, and
@@ -127,8 +127,9 @@ class _Matcher:
                 break
             text.append(token)
         count = self._call(lambda: self._inner.validate_tokens(text)) if text else 0
-        if count == len(text) < len(tokens) and tokens[count] in self._eos_ids:
-            count += self._ends_after(text)
+        if count == len(text) < len(tokens) and tokens[count] in self._eos_ids and self._ends_after(text):
+            ends = tokens[count:]
+            count += next((n for n, token in enumerate(ends) if token not in self._eos_ids), len(ends))
         return count
 
     @property

@@ -1,7 +1,7 @@
 """What llguidance is asked to compile for each kind of constraint.
 
 Its input is a JSON document that holds a Lark grammar or a JSON schema. Schemas are rewritten first (see
-`grammar_schema`), regular expressions too (`grammar_regex`). A Lark grammar is the user's own, but for two things: a
+`schema`), regular expressions too (`regex`). A Lark grammar is the user's own, but for two things: a
 schema in it is rewritten like any other, and it cannot name the model's control tokens, which no text may produce.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import AdmissionError
-from deepseek.engine.grammar_regex import full_match, literal
-from deepseek.engine.grammar_schema import rewrite
+from deepseek.engine.grammar.regex import full_match, literal
+from deepseek.engine.grammar.schema import rewrite
 
 # White space between the parts of JSON: none, one space, or a line break and its indentation. Unbounded, a model that
 # has lost its way fills the whole answer with it. Escapes: \\uXXXX is left out, for it lets a name that is already

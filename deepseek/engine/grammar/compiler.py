@@ -1,7 +1,7 @@
 """From constraints to grammars, within bounds, beside the engine's own work.
 
 A constraint is compiled before its request is admitted. Whatever it is, within the deadline there is a grammar or an
-AdmissionError that says why not: each is first tried in a process that can be killed (`grammar_probe`), and then built
+AdmissionError that says why not: each is first tried in a process that can be killed (`probe`), and then built
 here, in a thread that does not hold the interpreter's lock. Grammars are kept by content, the least recently used go
 first.
 """
@@ -29,9 +29,9 @@ import llguidance
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import AdmissionError, EngineError
-from deepseek.engine.grammar import CompiledGrammar, GrammarError
-from deepseek.engine.grammar_limits import PROBE_STACK_BYTES, build
-from deepseek.engine.grammar_vocabulary import GrammarTokenizer, grammar_vocabulary, text_bytes
+from deepseek.engine.grammar.limits import PROBE_STACK_BYTES, build
+from deepseek.engine.grammar.matcher import CompiledGrammar, GrammarError
+from deepseek.engine.grammar.vocabulary import GrammarTokenizer, grammar_vocabulary, text_bytes
 
 DEFAULT_DEADLINE_S = 10.0
 DEFAULT_MAX_QUEUE = 32
@@ -217,7 +217,7 @@ class _Probe:
         package_root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "deepseek.engine.grammar_probe", str(theirs.fileno())],
+            [sys.executable, "-m", "deepseek.engine.grammar.probe", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
             env={**os.environ, "PYTHONPATH": path},

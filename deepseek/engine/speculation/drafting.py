@@ -22,9 +22,9 @@ from torch import Tensor
 
 from deepseek.engine.plan import KIND_SAMPLE, StepPlan
 from deepseek.engine.result import FAILED_ROW
-from deepseek.engine.sampler import sample
-from deepseek.engine.sampling_plan import SamplingPlan, select_rows
-from deepseek.engine.speculation import confirmed
+from deepseek.engine.sampling.plan import SamplingPlan, select_rows
+from deepseek.engine.sampling.sampler import sample
+from deepseek.engine.speculation.policy import confirmed
 from deepseek.models.context import Paged
 from deepseek.models.transformer import Model
 

@@ -4,7 +4,7 @@ Some inputs make the compiler overflow its stack (which ends the process), take 
 that can be stopped within a process. So each constraint is tried here first, in a process that the engine can kill,
 with a limit on memory and half the stack of the thread that compiles it in the engine. What compiles here compiles there.
 
-Run as `python -m deepseek.engine.grammar_probe FD`. FD is one end of a socket pair; messages are JSON, nothing is
+Run as `python -m deepseek.engine.grammar.probe FD`. FD is one end of a socket pair; messages are JSON, nothing is
 pickled: first {"tokens": [base64], "eos_ids", "memory_bytes"}, then one {"kind", "source"} after the other, each answered by
 {"grammar": source for llguidance} or {"refused": fields of an AdmissionError}. The process ends when the other end closes.
 """
@@ -25,10 +25,10 @@ import llguidance
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import AdmissionError
-from deepseek.engine.grammar import GrammarError
-from deepseek.engine.grammar_limits import PROBE_STACK_BYTES, SLOWEST_MASK_S, build, slowest_mask_s
-from deepseek.engine.grammar_source import grammar_source
-from deepseek.engine.grammar_vocabulary import grammar_vocabulary
+from deepseek.engine.grammar.limits import PROBE_STACK_BYTES, SLOWEST_MASK_S, build, slowest_mask_s
+from deepseek.engine.grammar.matcher import GrammarError
+from deepseek.engine.grammar.source import grammar_source
+from deepseek.engine.grammar.vocabulary import grammar_vocabulary
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek.core.sampling import SamplingParams
-from deepseek.engine.history import History
 from deepseek.engine.request import Sequence
+from deepseek.engine.sampling.history import History
 
 KIND_SAMPLE = 0
 KIND_SCORE = 1

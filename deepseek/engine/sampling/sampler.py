@@ -24,9 +24,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from deepseek.core.engine import TokenLogprob
-from deepseek.engine.draw import Floats, draw, draw_uniform, largest, scratch_for
 from deepseek.engine.result import FAILED_ROW
-from deepseek.engine.sampling_plan import KIND_EMBED, KIND_SAMPLE, KIND_SCORE, Int32, Int64, SamplingPlan
+from deepseek.engine.sampling.draw import Floats, draw, draw_uniform, largest, scratch_for
+from deepseek.engine.sampling.plan import KIND_EMBED, KIND_SAMPLE, KIND_SCORE, Int32, Int64, SamplingPlan
 
 Row = npt.NDArray[np.float32]
 

@@ -6,9 +6,9 @@ schema as it came. `rewrite` reads the schema as `jsonschema` would, by the draf
 in the part of draft 2020-12 that the grammar holds exactly:
 
 * references are resolved (by `referencing`, as `jsonschema` does) and become plain names; old spellings become new ones;
-* formats and patterns become expressions (see `grammar_formats`, `grammar_regex`), bounds are made safe
-  (`grammar_numbers`);
-* `dependencies`, simple forms of `not` and exclusive `oneOf` (`grammar_exclusion`) are expressed by what there is;
+* formats and patterns become expressions (see `formats`, `regex`), bounds are made safe
+  (`numbers`);
+* `dependencies`, simple forms of `not` and exclusive `oneOf` (`exclusion`) are expressed by what there is;
 * schemas that no finite text satisfies become `false`.
 
 The result may allow less than the schema, never more. What cannot be had on these terms is an AdmissionError with the
@@ -30,10 +30,10 @@ from referencing.exceptions import NoSuchResource, Unresolvable
 from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202012
 
 from deepseek.core.errors import AdmissionError
-from deepseek.engine.grammar_exclusion import Branch, make_exclusive
-from deepseek.engine.grammar_formats import NUMBER_FORMATS, STRING_FORMATS
-from deepseek.engine.grammar_numbers import EmptyRange, bounds, combinable, exact_constant, exact_multiple
-from deepseek.engine.grammar_regex import search_in_json, unspellable
+from deepseek.engine.grammar.exclusion import Branch, make_exclusive
+from deepseek.engine.grammar.formats import NUMBER_FORMATS, STRING_FORMATS
+from deepseek.engine.grammar.numbers import EmptyRange, bounds, combinable, exact_constant, exact_multiple
+from deepseek.engine.grammar.regex import search_in_json, unspellable
 
 Json = Any
 Canonical = dict[str, Any] | bool

@@ -8,7 +8,7 @@ import time
 import llguidance
 import numpy as np
 
-from deepseek.engine.grammar import GrammarError, call_guarded
+from deepseek.engine.grammar.matcher import GrammarError, call_guarded
 
 # Mask computations that take longer than this hold up every other request's step.
 SLOWEST_MASK_S = 0.5

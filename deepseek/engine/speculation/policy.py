@@ -8,18 +8,18 @@ taken was therefore drawn from the same logits with the same noise as without gu
 just its distribution (as it is in Leviathan et al., Fast inference from transformers via speculative decoding, 2023).
 
 Guesses come from the grammar, where it leaves no choice; from the model's own multi-token-prediction head, computed by
-the worker; or from what followed the same tokens before (`deepseek.engine.ngram`).
+the worker; or from what followed the same tokens before (`deepseek.engine.speculation.ngram`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from deepseek.engine.ngram import NgramIndex
-from deepseek.engine.payoff import Payoff
 from deepseek.engine.plan import DRAFT_LATER, DRAFT_NOW, DRAFT_SKIPPED
 from deepseek.engine.request import Sequence
 from deepseek.engine.scheduler_config import SpeculationMode
+from deepseek.engine.speculation.ngram import NgramIndex
+from deepseek.engine.speculation.payoff import Payoff
 
 MAX_FORCED = 16
 """Tokens that a grammar leaves no alternative to and that one step takes at most. They are never wrong."""
