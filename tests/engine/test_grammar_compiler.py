@@ -8,8 +8,8 @@ from grammar_support import allowed, builtin_tokenizer
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import AdmissionError, ConfigError, EngineError
-from deepseek.engine.grammar.compiler import GrammarCompiler
 from deepseek.engine.grammar import compiler as grammar_compiler
+from deepseek.engine.grammar.compiler import GrammarCompiler
 
 DEADLINE_S = 20.0  # far from what any of these takes, however busy the machine
 PADDING = 37
