@@ -71,7 +71,7 @@ from deepseek.models.transformer import Model
 OPEN_AT_ONCE = 24
 STEP_FAILS_EVERY = 400
 # RSS may grow by this much for each thousand requests once the first third is over.
-SLOPE_MIB_PER_1000 = 2.0
+SLOPE_MIB_PER_1000 = 1.0
 COUNTED = frozenset(
     {
         *("Sequence", "RequestState", "Live", "StepReader", "ChoiceOutput", "Detokenizer", "StopMatcher", "History"),

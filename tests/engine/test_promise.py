@@ -281,7 +281,7 @@ def test_nothing_around_a_request_changes_it(shape: str, form: str, case: Case) 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @every_model
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(case=cases)
 def test_nothing_around_a_request_changes_it_in_many_more_cases(shape: str, form: str, case: Case) -> None:
     hold(shape, form, case)

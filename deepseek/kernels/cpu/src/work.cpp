@@ -67,20 +67,20 @@ bool quantise_inputs(LinearJob* jobs, int64_t count, std::vector<QuantRows>& qua
 
 namespace {
 
-// Tasks of about `share` multiply-adds over a job's rows and panels; `step` panels at most.
-void cut(int64_t job, int64_t m, const Weight& w, int64_t share, int64_t most, std::vector<LinearTask>& tasks) {
+// Tasks of about `share` multiply-adds over a job's rows and panels: `grain` panels or a multiple, `most` at most.
+void cut(int64_t job, int64_t m, const Weight& w, int64_t share, int64_t grain, int64_t most, std::vector<LinearTask>& tasks) {
     const int64_t panels = ceil_div(w.n, PANEL);
     for (int64_t m0 = 0; m0 < m; m0 += MBLOCK) {
         const int64_t m1 = std::min<int64_t>(m, m0 + MBLOCK);
         const int64_t panel_cost = std::max<int64_t>((m1 - m0 + 3) * PANEL * w.k / 4, 1);
-        // Multiples of four: the one-row kernel takes four panels at a time, and they make a block of 128 outputs.
-        const int64_t step = std::min(most, ceil_div(std::max<int64_t>(share / panel_cost, 1), 4) * 4);
+        const int64_t step = std::min(most, ceil_div(std::max<int64_t>(share / panel_cost, 1), grain) * grain);
         for (int64_t p0 = 0; p0 < panels; p0 += step) tasks.push_back({job, m0, m1, p0, std::min<int64_t>(panels, p0 + step)});
     }
 }
 
 int64_t cost_of(const LinearJob& job) { return (job.m + 3) * job.w->n * job.w->k / 4; }
 
+// Four tasks a thread: fewer leave one waiting at the end, more break up the streams that memory is read in.
 int64_t share_of(int64_t cost) {
     const int64_t threads = Pool::get().threads();
     return threads > 1 ? std::max<int64_t>(cost / (threads * 4), 16384) : INT64_MAX / 2;
@@ -94,7 +94,11 @@ int64_t run_linear(LinearJob* jobs, int64_t count) {
     int64_t cost = 0;
     for (int64_t j = 0; j < count; j++) cost += cost_of(jobs[j]);
     std::vector<LinearTask> tasks;
-    for (int64_t j = 0; j < count; j++) cut(j, jobs[j].m, *jobs[j].w, share_of(cost), INT64_MAX / 8, tasks);
+    for (int64_t j = 0; j < count; j++) {
+        const Weight& w = *jobs[j].w;
+        // The one-row kernel of the float formats takes four panels at a time.
+        cut(j, jobs[j].m, w, share_of(cost), is_integer(w.dtype) ? 1 : 4, INT64_MAX / 8, tasks);
+    }
     std::atomic<bool> failed{false};
     parallel((int64_t)tasks.size(), cost, [&](int64_t i) {
         const LinearTask& t = tasks[i];
@@ -119,6 +123,7 @@ struct GatedJob {
     int64_t quantised_first;
 };
 
+constexpr int64_t BLOCK_PANELS = KBLOCK / PANEL;  // what is quantised must be whole blocks
 constexpr int64_t GATED_PANELS = 8;  // gate and up of one task stay in the second-level cache
 
 void run_gated_task(const LinearJob& gate, const LinearJob& up, const GatedJob& job, const LinearTask& t, float* scratch) {
@@ -149,7 +154,7 @@ int64_t run_gated(const std::vector<GatedJob>& jobs) {
     int64_t cost = 0;
     for (const LinearJob& half : halves) cost += cost_of(half);
     std::vector<LinearTask> tasks;
-    for (size_t j = 0; j < jobs.size(); j++) cut(j, jobs[j].gate.m, *jobs[j].gate.w, share_of(cost) / 2, GATED_PANELS, tasks);
+    for (size_t j = 0; j < jobs.size(); j++) cut(j, jobs[j].gate.m, *jobs[j].gate.w, share_of(cost) / 2, BLOCK_PANELS, GATED_PANELS, tasks);
     std::atomic<bool> failed{false};
     parallel((int64_t)tasks.size(), cost, [&](int64_t i) {
         const LinearTask& t = tasks[i];
