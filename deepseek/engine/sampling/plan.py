@@ -110,6 +110,8 @@ def sampling_plan(rows: Seq[Row], end_ids: Collection[int] = ()) -> SamplingPlan
         mask_of_row.append(-1 if mask is None else len(masks))
         if mask is not None:
             masks.append(mask)
+    bias_start, bias_ids, bias_values = _ragged(biases, _NO_BIAS)
+    seen_start, seen_ids, seen_counts = _ragged(seen, _NOTHING_SEEN)
     return SamplingPlan(
         temperature=np.array([p.temperature for p in params], np.float32),
         top_p=np.array([p.top_p for p in params], np.float32),
@@ -122,12 +124,12 @@ def sampling_plan(rows: Seq[Row], end_ids: Collection[int] = ()) -> SamplingPlan
         choice=np.array([row.sequence.choice for row in rows], np.int32),
         position=np.array([row.sequence.total + row.drafted for row in rows], np.int64),
         logprobs=np.array([_alternatives(row) for row in rows], np.int32),
-        bias_start=_starts(biases),
-        bias_ids=np.concatenate([_NO_IDS, *(ids for ids, _ in biases)]),
-        bias_values=np.concatenate([_NO_VALUES, *(values for _, values in biases)]),
-        seen_start=_starts(seen),
-        seen_ids=np.concatenate([_NO_IDS, *(ids for ids, _ in seen)]),
-        seen_counts=np.concatenate([_NO_IDS, *(counts for _, counts in seen)]),
+        bias_start=bias_start,
+        bias_ids=bias_ids,
+        bias_values=bias_values,
+        seen_start=seen_start,
+        seen_ids=seen_ids,
+        seen_counts=seen_counts,
         mask_of_row=np.array(mask_of_row, np.int32),
         masks=np.stack(masks) if masks else np.zeros((0, 0), np.int32),
     )
@@ -159,10 +161,13 @@ def _alternatives(row: Row) -> int:
     return -1 if wanted is None or row.kind == KIND_EMBED else wanted
 
 
-def _starts(parts: Seq[tuple[Int32, npt.NDArray[Any]]]) -> Int32:
+def _ragged(parts: Seq[tuple[Int32, Any]], nothing: tuple[Int32, Any]) -> tuple[Int32, Int32, Any]:
+    """Pairs of arrays laid end to end, with the starts of each. Most steps have nothing to lay."""
     starts = np.zeros(len(parts) + 1, np.int32)
+    if all(part is nothing for part in parts):
+        return starts, *nothing
     np.cumsum([len(ids) for ids, _ in parts], out=starts[1:])
-    return starts
+    return starts, np.concatenate([ids for ids, _ in parts]), np.concatenate([values for _, values in parts])
 
 
 def _entries(starts: Int32, rows: Int64) -> tuple[Int32, Int64]:
