@@ -266,7 +266,7 @@ class Model(nn.Module):
                 found=f"{tokens.dtype} {list(tokens.shape)}",
                 expected=f"torch.int64 {list(context.positions.shape)}",
             )
-        if not tokens.shape[0]:
+        if not tokens.shape[0] or self.embed_tokens.packed is not None:  # the kernel that reads packed rows looks itself
             return
         lowest, highest = (int(bound) for bound in torch.aminmax(tokens))
         if lowest < 0 or highest >= self.config.vocab_size:
@@ -281,5 +281,8 @@ class Model(nn.Module):
         return context.paged() if self.is_packed and isinstance(context, Packed) else context
 
     def _rotation(self, context: Context) -> Rotation:
-        cos, sin = self._tables.upto(int(context.positions.max()) + 1)
+        # In a paged step every position has its place in a block.
+        paged = context.block_tables.shape[1] * context.block_size if isinstance(context, Paged) else None
+        length = int(context.positions.max()) + 1 if paged is None else paged
+        cos, sin = self._tables.upto(length)
         return Rotation(context.positions, cos, sin, self._interleaved)

@@ -94,8 +94,11 @@ def describe(row: Row, token: int, alternatives: int, scratch: Floats | None = N
 
 def _is_special(plan: SamplingPlan) -> npt.NDArray[np.bool_]:
     """Rows that ask for more than the best of their logits. [R]"""
-    asks = (plan.temperature > 0) | (plan.logprobs >= 0) | (plan.mask_of_row >= 0)
-    return asks | (np.diff(plan.bias_start) > 0) | (np.diff(plan.seen_start) > 0)
+    asks: npt.NDArray[np.bool_] = (plan.temperature > 0) | (plan.logprobs >= 0) | (plan.mask_of_row >= 0)
+    for start in (plan.bias_start, plan.seen_start):
+        if start[-1]:
+            asks |= start[1:] > start[:-1]
+    return asks
 
 
 def _one(
