@@ -33,6 +33,15 @@ DEEPSEEK_TOKENS = {
     "<｜tool▁output▁end｜>": False,
     "<｜tool▁sep｜>": False,
 }
+DEEPSEEK_V4_TOKENS = {
+    BOS: True,
+    EOS: True,
+    "<｜User｜>": False,
+    "<｜Assistant｜>": False,
+    "<think>": False,
+    "</think>": False,
+    "｜DSML｜": False,
+}
 CHATML_TOKENS = {
     "<|endoftext|>": True,
     "<|im_start|>": True,
@@ -223,16 +232,27 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str | None]] = {
 }
 
 
+# Without a template: conversations are encoded by a program.
+WITHOUT_TEMPLATE: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "deepseek-v4": ("deepseek-v4", {"bos_token": BOS, "eos_token": EOS, "add_bos_token": True}, None),
+}
+
+
 def tokenizer_json(kind: str) -> str:
     if kind.startswith("metaspace"):
         return metaspace_json("first" if kind == "metaspace-first" else "normalizer")
-    tokens = {"deepseek": DEEPSEEK_TOKENS, "chatml": CHATML_TOKENS, "llama3": LLAMA3_TOKENS}[kind]
-    return byte_level_json(tuple(tokens.items()), "deepseek" if kind == "deepseek" else "gpt2")
+    tokens = {
+        "deepseek": DEEPSEEK_TOKENS,
+        "deepseek-v4": DEEPSEEK_V4_TOKENS,
+        "chatml": CHATML_TOKENS,
+        "llama3": LLAMA3_TOKENS,
+    }[kind]
+    return byte_level_json(tuple(tokens.items()), "deepseek" if kind.startswith("deepseek") else "gpt2")
 
 
 def write_tokenizer(directory: Path, family: str = "deepseek-v3", **config: Any) -> Path:
     """Write a family's tokenizer files, with changes to tokenizer_config.json (None removes a field)."""
-    kind, fields, template = FAMILIES[family]
+    kind, fields, template = (FAMILIES | WITHOUT_TEMPLATE)[family]
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_text(tokenizer_json(kind), encoding="utf-8")
     merged = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, **fields, **config}

@@ -31,10 +31,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: its port, and the seconds from its start to the first 200 of /readyz."""
+    """A running server: its port, the seconds from its start to the first 200 of /readyz, its process."""
 
     port: int
     ready_s: float
+    pid: int
 
 
 @contextmanager
@@ -45,7 +46,11 @@ def served(model: str = "builtin", *options: str) -> Iterator[Served]:
     """
     port = free_port()
     command = [*_deepseek(), "serve", "--model", model, "--host", HOST, "--port", str(port), "--grace", "1", *options]
-    with running(command, port, "/readyz") as server:
+    # A database of its own: keys of whoever runs this must not be asked for.
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running([*command, "--database", f"{directory}/control.db"], port, "/readyz") as server,
+    ):
         yield server
 
 
@@ -64,7 +69,7 @@ def running(command: list[str], port: int, ready_path: str) -> Iterator[Served]:
                     printed.seek(0)
                     raise RuntimeError(f"{' '.join(command)} did not become ready:\n{printed.read()[-4000:]}")
                 time.sleep(_POLL_S)
-            yield Served(port, time.perf_counter() - start)
+            yield Served(port, time.perf_counter() - start, process.pid)
         finally:
             _stop(process)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from deepseek.api.identity.caller import Caller
 from deepseek.api.problems import FieldError, Problem, retry_after, shown
 from deepseek.api.state import ServerState
 
@@ -16,29 +17,36 @@ def refuse_while_draining(state: ServerState) -> None:
         raise Problem("draining", "The server is shutting down; send the request to another.", headers=retry_after(5.0))
 
 
-def adapter_of(state: ServerState, model: str) -> str | None:
-    """The adapter that a model's name means; None for the model itself. 404 that names what is served."""
-    if model in state.models:
-        return None
-    if model in state.adapters:
-        return model
-    served = ", ".join((*state.models, *state.adapters))
+def adapter_of(state: ServerState, caller: Caller, model: str) -> str | None:
+    """The adapter that a model's name means; None for the model itself. 404 that names what this caller may use."""
+    if state.may_use(caller, model):
+        if model in state.models:
+            return None
+        if model in state.adapters:
+            return model
+    served = ", ".join(state.names_for(caller))
     error = FieldError("model", shown(model), f"one of: {served}")
     raise Problem("unknown-model", f"model: {shown(model)} is not served here; served: {served}", (error,))
 
 
 async def encode(state: ServerState, encoder: Callable[[], list[int]], chars: int, field: str) -> tuple[int, ...]:
     """Token ids of a prompt, made in a worker thread where the text is long. 413 if it leaves no room to answer."""
+    refuse_long_text(state, chars, field)
+    ids = await asyncio.to_thread(encoder) if chars > state.settings.long_text_chars else encoder()
+    return fitting(state, ids, field)
+
+
+def refuse_long_text(state: ServerState, chars: int, field: str) -> None:
+    """413 for a text that cannot fit, whatever its tokens are."""
     most = state.settings.max_text_chars
     if most is not None and chars > most:
-        expected = f"at most {state.max_model_len - 1} tokens"
-        error = FieldError(field, f"{chars} characters", expected)
-        raise Problem("prompt-too-long", f"{field}: expected {expected}; found {chars} characters", (error,))
-    ids = await asyncio.to_thread(encoder) if chars > state.settings.long_text_chars else encoder()
+        raise _too_long(state, field, f"{chars} characters")
+
+
+def fitting(state: ServerState, ids: Sequence[int], field: str) -> tuple[int, ...]:
+    """The ids, if there are some and they leave room to answer; else 422 or 413."""
     if len(ids) >= state.max_model_len:
-        expected = f"at most {state.max_model_len - 1} tokens"
-        error = FieldError(field, f"{len(ids)} tokens", expected)
-        raise Problem("prompt-too-long", f"{field}: expected {expected}; found {len(ids)}", (error,))
+        raise _too_long(state, field, f"{len(ids)} tokens")
     if not ids:
         raise Problem("invalid-request", f"{field}: it has no tokens", (FieldError(field, "no tokens", "some text"),))
     return tuple(ids)
@@ -61,3 +69,10 @@ def completion_limit(state: ServerState, prompt_tokens: int, max_tokens: int | N
 
 def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def _too_long(state: ServerState, field: str, found: str) -> Problem:
+    expected = f"at most {state.max_model_len - 1} tokens"
+    return Problem(
+        "prompt-too-long", f"{field}: expected {expected}; found {found}", (FieldError(field, found, expected),)
+    )

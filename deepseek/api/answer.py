@@ -1,4 +1,8 @@
-"""The one way from an admitted request to an answer, whole or streamed; a dialect only says what the bytes look like.
+"""The one way from an admitted request to an answer, whole or streamed: events, parser, dialect, bytes. A dialect only
+says what the bytes look like.
+
+A reader slower than the engine gets several tokens in one frame: while a frame waits to be taken, the engine's stream
+joins what comes (`deepseek.engine.stream`), so nothing piles up here.
 
 Whatever happens, the engine's request is ended when this is left: the client went away, read too
 slowly, the server is shutting down, or something failed.
@@ -7,7 +11,7 @@ slowly, the server is shutting down, or something failed.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -15,10 +19,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deepseek.api.client import ClientWatch, SlowReader
+from deepseek.api.identity.caller import Caller
 from deepseek.api.metrics import RequestMeter
-from deepseek.api.problems import Problem, problem_of
+from deepseek.api.passage import passage
+from deepseek.api.problems import Envelope, Problem, problem_of
+from deepseek.api.spoken import Speech, Spoken, gather
 from deepseek.api.state import ServerState
 from deepseek.api.wire import dump_json, sse_frame
+from deepseek.chat.parsing import StreamParser
+from deepseek.core.deltas import Delta
 from deepseek.core.engine import Event, Finish, PromptScores, Ready, Request, Tokens
 from deepseek.core.errors import AdmissionError, EngineError
 
@@ -28,27 +37,67 @@ log = logging.getLogger("deepseek.api")
 class Dialect(Protocol):
     """How one public form writes an answer. One object answers one request."""
 
-    openai: bool
+    @property
+    def envelope(self) -> Envelope:
+        """How errors look."""
+        ...
+
+    @property
+    def media_type(self) -> str:
+        """Of the whole answer."""
+        ...
+
+    @property
+    def stream_type(self) -> str:
+        """The media type of the frames."""
+        ...
+
+    @property
+    def parsers(self) -> Sequence[StreamParser]:
+        """One for each choice; empty: its text is written as it is."""
+        ...
 
     def opening(self) -> bytes:
         """Frames before the first text; may be empty."""
         ...
 
-    def delta(self, tokens: Tokens) -> bytes:
-        """The frame of new text; may be empty."""
+    def delta(self, tokens: Tokens, deltas: Sequence[Delta]) -> bytes:
+        """The frames of new output of `tokens.choice`; may be empty. deltas: what the parser made of it."""
         ...
 
-    def closing(self, finish: Finish) -> bytes:
-        """The last frames, with reason and usage. Raises Problem where the dialect has no word for the reason."""
+    def closing(self, finish: Finish, deltas: Mapping[int, Sequence[Delta]]) -> bytes:
+        """The last frames, with reason and usage. deltas: what the parsers still held back, by choice.
+
+        Raises Problem where the dialect has no word for the reason.
+        """
         ...
 
     def scores(self, scores: PromptScores) -> bytes:
         """The frame of the prompt's scores; may be empty."""
         ...
 
-    def whole(self, parts: list[Tokens], scores: list[PromptScores], finish: Finish) -> bytes:
-        """The unstreamed answer, as JSON. Raises Problem as `closing` does."""
+    def whole(self, choices: Sequence[Spoken], scores: Sequence[PromptScores], finish: Finish) -> bytes:
+        """The unstreamed answer. Raises Problem as `closing` does."""
         ...
+
+    def failure(self, problem: Problem, instance: str | None) -> bytes:
+        """The last frame of a stream that failed after it began. instance: the id of the HTTP request."""
+        ...
+
+
+class ServerSentEvents:
+    """What dialects of JSON and server-sent events share."""
+
+    envelope: Envelope = "own"
+    media_type = "application/json"
+    stream_type = "text/event-stream; charset=utf-8"
+    parsers: Sequence[StreamParser] = ()
+
+    def scores(self, scores: PromptScores) -> bytes:
+        return b""
+
+    def failure(self, problem: Problem, instance: str | None) -> bytes:
+        return sse_frame(dump_json(problem.document(instance=instance, envelope=self.envelope)), "error")
 
 
 class Answer(Response):
@@ -57,6 +106,8 @@ class Answer(Response):
     The status is sent only when the engine has answered for the first time, so a refusal or an early
     failure is a problem document with its own status; after that an error is a last `event: error` frame.
     fields: what the dialect calls a field of the engine's, where the two differ.
+    events: where they come from, if not from this one request (`deepseek.api.several`).
+    before_last: awaited once the dialect has written its last bytes and before they are sent.
     """
 
     def __init__(
@@ -65,9 +116,14 @@ class Answer(Response):
         request: Request,
         dialect: Dialect,
         *,
+        caller: Caller,
+        model: str,
+        route: str,
         stream: bool,
         arrived: float,
         fields: Mapping[str, str] = MappingProxyType({}),
+        events: AsyncGenerator[Event] | None = None,
+        before_last: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.background = None
         self.status_code = 200
@@ -75,18 +131,22 @@ class Answer(Response):
         self._state = state
         self._request = request
         self._dialect = dialect
+        self._caller, self._model, self._route = caller, model, route
         self._stream = stream
         self._fields = fields
+        self._events = events
+        self._before_last = before_last
         self._meter = RequestMeter(state.metrics, arrived)
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         lifecycle = self._state.lifecycle
         client = ClientWatch(receive, send, self._state.settings.send_timeout_s)
-        events: AsyncIterator[Event] | None = None
+        events = self._events
+        if events is None:
+            events = passage(self._state, self._caller, self._request, model=self._model, route=self._route)
         lifecycle.running.add(self._request.id)
         try:
-            events = self._state.engine.generate(self._request)
             async with client:
                 if self._stream:
                     await self._write_stream(events, client, scope)
@@ -105,48 +165,42 @@ class Answer(Response):
             lifecycle.running.discard(self._request.id)
             if client.gone:
                 self._meter.client_gone()
-            await self._end(events)
+            await events.aclose()
 
     async def _write_whole(self, events: AsyncIterator[Event], client: ClientWatch) -> None:
-        parts: list[Tokens] = []
-        scores: list[PromptScores] = []
-        seed = 0
-        async for event in events:
-            if isinstance(event, Tokens):
-                self._meter.tokens(event)
-                parts.append(event)
-            elif isinstance(event, Ready):
-                seed = event.seed
-            elif isinstance(event, PromptScores):
-                scores.append(event)
-            elif isinstance(event, Finish):
-                body = self._dialect.whole(parts, scores, self._finished(event))
-                headers = [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", str(len(body)).encode()),
-                    (b"x-seed", str(seed).encode()),
-                ]
-                await client.send({"type": "http.response.start", "status": 200, "headers": headers})
-                await client.send({"type": "http.response.body", "body": body})
-                return
-        raise EngineError("a request ended without a finish", where=self._request.id)
+        dialect = self._dialect
+        answer = await gather(events, dialect.parsers, self._meter.tokens)
+        body = dialect.whole(answer.choices, answer.scores, self._finished(answer.finish))
+        if self._before_last is not None:
+            await self._before_last()
+        headers = [
+            (b"content-type", dialect.media_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-seed", str(answer.seed).encode()),
+        ]
+        await client.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await client.send({"type": "http.response.body", "body": body})
 
     async def _write_stream(self, events: AsyncIterator[Event], client: ClientWatch, scope: Scope) -> None:
+        dialect = self._dialect
+        speech = Speech(dialect.parsers)
         try:
             async for event in events:
                 if isinstance(event, Tokens):
                     self._meter.tokens(event)
-                    frame = self._dialect.delta(event)
+                    frame = dialect.delta(event, speech.of(event))
                 elif isinstance(event, Ready):
                     frame = await self._start(client, event.seed)
                 elif isinstance(event, PromptScores):
-                    frame = self._dialect.scores(event)
+                    frame = dialect.scores(event)
                 elif not isinstance(event, Finish):
                     continue  # no dialect asks for an embedding
                 else:
-                    frame = self._dialect.closing(self._finished(event))
+                    frame = dialect.closing(self._finished(event), speech.rest())
                     if not self._started:
                         frame = await self._start(client, None) + frame
+                    if self._before_last is not None:
+                        await self._before_last()
                     await client.send({"type": "http.response.body", "body": frame})
                     return
                 if frame:
@@ -159,16 +213,16 @@ class Answer(Response):
                 raise
             if not isinstance(error, Problem):
                 log.exception("%s: failed while streaming", self._request.id)
-            document = problem_of(error).document(
-                instance=scope.get("deepseek.request_id"), openai=self._dialect.openai
-            )
-            await client.send({"type": "http.response.body", "body": sse_frame(dump_json(document), "error")})
+            frame = dialect.failure(problem_of(error), scope.get("deepseek.request_id"))
+            if self._before_last is not None:
+                await self._before_last()
+            await client.send({"type": "http.response.body", "body": frame})
             if isinstance(error, EngineError):
                 self._state.lifecycle.engine_failed()
 
     async def _start(self, client: ClientWatch, seed: int | None) -> bytes:
         headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"content-type", self._dialect.stream_type.encode()),
             (b"cache-control", b"no-store"),
             # Asks nginx and its like not to gather frames.
             (b"x-accel-buffering", b"no"),
@@ -185,10 +239,3 @@ class Answer(Response):
             log.error("%s: the engine ended the request: %s", self._request.id, event.error)
             raise Problem("internal", "The engine failed on this request; the log has it under this request's id.")
         return event
-
-    async def _end(self, events: AsyncIterator[Event] | None) -> None:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
-        elif events is not None:
-            await self._state.engine.abort(self._request.id)

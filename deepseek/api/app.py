@@ -18,22 +18,35 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
 
-from deepseek.api import probes
-from deepseek.api.dialects import generate, openai
-from deepseek.api.middleware import Envelope, speaks_openai
+from deepseek.api import admin, probes
+from deepseek.api.dialects import anthropic, generate, openai, openai_routes
+from deepseek.api.dialects.anthropic_dialect import EVENTS, MessageResponse, TokenCount
+from deepseek.api.dialects.anthropic_request import CountRequest, MessagesRequest
+from deepseek.api.dialects.chat_dialect import ChatResponse
+from deepseek.api.dialects.chat_request import ChatRequest
+from deepseek.api.guard import Guard
+from deepseek.api.idempotency import HEADER_PARAMETER, Idempotent
+from deepseek.api.identity.description import add_security
+from deepseek.api.kept.runner import BatchRunner
+from deepseek.api.metering import routes as usage
+from deepseek.api.middleware import Envelope
 from deepseek.api.pages import page_endpoint
-from deepseek.api.problems import PROBLEM_MEDIA_TYPE, Problem, ProblemModel, problem_of
+from deepseek.api.problems import PROBLEM_MEDIA_TYPE, AnthropicError, Problem, ProblemModel, envelope_of, problem_of
+from deepseek.api.problems import Envelope as ErrorForm
+from deepseek.api.protobuf.contract import PROTO_FILE
+from deepseek.api.protobuf.transcode import speaking_protobuf
 from deepseek.api.scopes import Scope, needs, scope_of
 from deepseek.api.state import ServerState
 from deepseek.api.wire import dump_json
-from deepseek.core.errors import ConfigError, DeepSeekError, EngineError
+from deepseek.core.errors import ConfigError, DeepSeekError, EngineError, StoreError
 
 log = logging.getLogger("deepseek.api")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-BODY_ERRORS = (400, 404, 408, 413, 415, 422, 429, 500, 503)
+BODY_ERRORS = (400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503)
 DESCRIPTION = """Errors are problem documents (RFC 9457). On the OpenAI-compatible routes they also carry `error`.
 
 A stream ends with a frame that names the finish reason and the usage; if something fails after the first
@@ -49,9 +62,15 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await state.meter.start()
         await state.lifecycle.check()
+        state.batches.start(app)
         yield
+        await state.batches.close()
         await state.lifecycle.close()
+        await state.meter.stop()
+        await state.limiter.close()
+        await state.shelf.close()
 
     app = FastAPI(
         title="DeepSeek Stack",
@@ -65,6 +84,7 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
         redirect_slashes=False,
     )
     app.state.server = state
+    state.batches = BatchRunner(state, openai_routes.BATCHED)
     app.add_middleware(Envelope, metrics=state.metrics)
     app.add_exception_handler(Problem, _show_problem)
     app.add_exception_handler(DeepSeekError, _show_problem)
@@ -72,8 +92,15 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
     app.add_exception_handler(ClientDisconnect, _nobody_there)
 
     _post(app, "/v1/generate", generate.generate, "GenerateRequest", generate.GenerateResponse)
-    _post(app, "/v1/chat/completions", openai.chat_completions, "ChatRequest", openai.ChatResponse)
-    _get(app, "/v1/models", openai.list_models, {200: {"model": openai.ModelList}})
+    _post(app, "/v1/chat/completions", openai.chat_completions, "ChatRequest", ChatResponse)
+    _post(app, "/v1/messages", anthropic.messages, "MessagesRequest", MessageResponse)
+    _post(app, "/v1/messages/count_tokens", anthropic.count_tokens, "CountRequest", TokenCount)
+    _get(app, "/v1/models", openai.list_models, {200: {"model": openai.ModelList | openai.AnthropicModelList}})
+    one_model = {200: {"model": openai.ModelCard | openai.AnthropicModelCard}, **_problems(404)}
+    _get(app, "/v1/models/{model:path}", openai.show_model, one_model, parameters=[openai.MODEL_PARAMETER])
+    openai_routes.add_routes(app)
+    usage.add_routes(app)
+    admin.add_routes(app)
     _get(app, "/healthz", probes.healthz, {200: {"model": probes.Health}})
     _get(app, "/readyz", probes.readyz, {200: {"model": probes.Health}, **_problems(503)})
     _get(app, "/metrics", probes.metrics, {200: {"content": {"text/plain": {}}, "description": "Prometheus text"}})
@@ -84,19 +111,33 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
         return Response(document, media_type="application/json")
 
     app.add_route("/openapi.json", openapi_document, methods=["GET"], include_in_schema=False)
-    for path, file in (pages or {}).items():
+    for path, file in {"/deepseek.proto": PROTO_FILE, **(pages or {})}.items():
         app.add_route(path, page_endpoint(file), methods=["GET"], include_in_schema=False)
     for route in app.routes:
-        if scope_of(route) is None:
+        needed = scope_of(route)
+        if needed is None or not isinstance(route, Route | WebSocketRoute):
             raise ConfigError(
                 "a route declares no scope", where=getattr(route, "path", route), fix="mark it with needs(Scope...)"
             )
+        route.app = speaking_protobuf(route.path, route.app, state)
+        if needed is Scope.INFER and isinstance(route, Route) and "POST" in (route.methods or ()):
+            route.app = Idempotent(route.app, state)
+        route.app = Guard(route.app, needed, state)
     return app
 
 
-def _get(app: FastAPI, path: str, endpoint: Endpoint, responses: dict[int | str, dict[str, Any]]) -> None:
+def _get(
+    app: FastAPI, path: str, endpoint: Endpoint, responses: dict[int | str, dict[str, Any]], **described: Any
+) -> None:
+    """described: further members of the operation in the OpenAPI description."""
     app.add_api_route(
-        path, endpoint, methods=["GET"], responses=responses, response_class=Response, response_model=None
+        path,
+        endpoint,
+        methods=["GET"],
+        responses=responses,
+        response_class=Response,
+        response_model=None,
+        openapi_extra=described,
     )
 
 
@@ -106,7 +147,7 @@ def _post(app: FastAPI, path: str, endpoint: Endpoint, body: str, answer: type) 
         "type": "object",
         "required": ["data"],
         "properties": {
-            "event": {"enum": ["message", "error"]},
+            "event": {"enum": EVENTS if envelope_of(path) == "anthropic" else ("message", "error")},
             "data": {"type": "string", "contentMediaType": "application/json"},
         },
     }
@@ -115,41 +156,57 @@ def _post(app: FastAPI, path: str, endpoint: Endpoint, body: str, answer: type) 
         path,
         endpoint,
         methods=["POST"],
-        responses={200: ok, **_problems(*BODY_ERRORS)},
+        responses={200: ok, **_problems(*BODY_ERRORS, envelope=envelope_of(path))},
         response_class=Response,
         response_model=None,
         openapi_extra={
+            "parameters": [HEADER_PARAMETER],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}},
-            }
+            },
         },
     )
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemModel"}}}
-    return {status: {"description": "A problem document", "content": content} for status in statuses}
+def _problems(*statuses: int, envelope: ErrorForm = "own") -> dict[int | str, dict[str, Any]]:
+    if envelope == "anthropic":
+        media_type, model, description = "application/json", "AnthropicError", "An error in Anthropic's form"
+    else:
+        media_type, model, description = PROBLEM_MEDIA_TYPE, "ProblemModel", "A problem document"
+    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+    return {status: {"description": description, "content": content} for status in statuses}
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1, with the models of bodies and problems that FastAPI does not see."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    bodies = (
+        generate.GenerateRequest,
+        ChatRequest,
+        CountRequest,
+        MessagesRequest,
+        AnthropicError,
+        ProblemModel,
+        *admin.BODIES,
+        *openai_routes.BODIES,
+    )
     _, models = models_json_schema(
-        [(generate.GenerateRequest, "validation"), (openai.ChatRequest, "validation"), (ProblemModel, "validation")],
+        [(model, "validation") for model in bodies],
         ref_template="#/components/schemas/{model}",
     )
     document.setdefault("components", {}).setdefault("schemas", {}).update(models["$defs"])
+    add_security(document, app.routes)
     return document
 
 
 async def _show_problem(request: Request, error: Exception) -> Response:
     state: ServerState = request.app.state.server
     request_id: str = request.scope["deepseek.request_id"]
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError | StoreError):
         log.error("%s: %s", request_id, error)
     problem = problem_of(error, retry_after_s=state.engine.load().oldest_wait_s)
-    return problem.response(instance=request_id, openai=speaks_openai(request.url.path))
+    return problem.response(instance=request_id, envelope=envelope_of(request.url.path))
 
 
 async def _show_http_error(request: Request, error: Exception) -> Response:

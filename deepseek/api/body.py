@@ -10,19 +10,32 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from deepseek.api.overhead import OVERHEAD, Overhead
 from deepseek.api.problems import FieldError, Problem, invalid_fields
 from deepseek.api.state import ApiSettings
 
 T = TypeVar("T")
 
+# A body up to this size is looked at without counting first.
+LARGE_BYTES = 32 * 1024
+MAX_FIELDS = 20_000
+MAX_STRINGS = 100_000
+MAX_VALUES = 300_000  # a prompt may be a list of token ids
+# More are not listed, not even the first of them: to list any, pydantic makes an object of each.
+MAX_MISTAKES = 1000
+
 
 async def read_model(request: Request, model: TypeAdapter[T], settings: ApiSettings) -> T:
     """The body as a model. Raises Problem: 415, 413 (before reading further), 408, 400 or 422."""
     _require_json(request)
-    body = await _read(request, settings)
+    body = await read_body(request, settings)
+    if len(body) > LARGE_BYTES:
+        _require_few_values(body)
     try:
         return model.validate_json(body)
     except ValidationError as error:
+        if error.error_count() > MAX_MISTAKES:
+            raise _mostly_wrong(error.error_count()) from None
         details = error.errors(include_url=False, include_context=False)
         if details[0]["type"] != "json_invalid":
             raise invalid_fields(details) from None
@@ -41,17 +54,23 @@ def _require_json(request: Request) -> None:
         )
 
 
-async def _read(request: Request, settings: ApiSettings) -> bytes:
+async def read_body(request: Request, settings: ApiSettings) -> bytes:
+    """The whole body. Raises Problem 413 or 408, and ClientDisconnect."""
     limit = settings.max_body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
+    overhead = OVERHEAD.get() or Overhead(0.0)
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             while True:
-                message = await request.receive()
+                overhead.leave()
+                try:
+                    message = await request.receive()
+                finally:
+                    overhead.back()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
                 chunk = message.get("body", b"")
@@ -62,11 +81,43 @@ async def _read(request: Request, settings: ApiSettings) -> bytes:
                 if not message.get("more_body", False):
                     return b"".join(chunks)
     except TimeoutError:
-        raise Problem("body-timeout", f"The body did not arrive within {settings.body_timeout_s:g} s.") from None
+        detail = f"The body did not arrive within {settings.body_timeout_s:g} s."
+        raise Problem("body-timeout", detail, headers={"Connection": "close"}) from None
 
 
 def _too_large(limit: int) -> Problem:
-    return Problem("body-too-large", f"The body may have at most {limit} bytes.")
+    # The rest of the body is not read, so nothing can come after it.
+    return Problem("body-too-large", f"The body may have at most {limit} bytes.", headers={"Connection": "close"})
+
+
+def _require_few_values(body: bytes) -> None:
+    """422 for a body with more fields or values than any request has: each costs more to look at than to send.
+
+    Counted without parsing: what stands between strings has one colon a field, and a comma before all values but one.
+    """
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = plain.count(b'"') // 2
+    fields, values = plain.count(b":"), plain.count(b",")
+    if strings <= MAX_STRINGS and (fields > MAX_FIELDS or values > MAX_VALUES):
+        between = b"".join(plain.split(b'"')[::2])
+        if between.count(b"{") != between.count(b"}"):
+            raise Problem("malformed-json", "Braces are opened and not closed.")
+        fields, values = between.count(b":"), between.count(b",")
+    for what, found, most in (
+        ("strings", strings, MAX_STRINGS),
+        ("fields", fields, MAX_FIELDS),
+        ("values", values, MAX_VALUES),
+    ):
+        if found > most:
+            expected = f"at most {most} {what}"
+            error = FieldError("body", f"{found} {what}", expected)
+            raise Problem("invalid-request", f"body: expected {expected}; found {found}", (error,))
+
+
+def _mostly_wrong(mistakes: int) -> Problem:
+    expected = "fields as /openapi.json describes them"
+    error = FieldError("body", f"{mistakes} mistakes", expected)
+    return Problem("invalid-request", f"body: expected {expected}; found {mistakes} mistakes", (error,))
 
 
 def _malformed(body: bytes, reason: str) -> Problem:

@@ -24,11 +24,30 @@ class Lifecycle:
     """Phase and running request ids of one server. Used from one event loop."""
 
     def __init__(self, engine: Engine, probe_ids: Callable[[], tuple[int, ...]]) -> None:
-        self.phase: Phase = "starting"
+        self._phase: Phase = "starting"
+        self._watchers: list[Callable[[Phase], None]] = []
         self.running: set[str] = set()
         self._engine = engine
         self._probe_ids = probe_ids
         self._probe: asyncio.Task[None] | None = None
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            for told in tuple(self._watchers):
+                told(phase)
+
+    def watch(self, changed: Callable[[Phase], None]) -> None:
+        """Call `changed` with every new phase, from where it changes."""
+        self._watchers.append(changed)
+
+    def unwatch(self, changed: Callable[[Phase], None]) -> None:
+        self._watchers.remove(changed)
 
     @property
     def draining(self) -> bool:

@@ -12,7 +12,10 @@ from deepseek.core.engine import Engine, Finish, Tokens
 
 # Seconds. One millisecond (a tiny model's token) to a minute (a long prefill on a processor).
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0)
 TOKEN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+NO_TIER = "none"
 
 
 class Metrics:
@@ -51,10 +54,28 @@ class Metrics:
         )
         self.http_requests = Counter(
             "deepseek_http_requests",
-            "Answers by route and status; 499 is a client that left before one.",
-            ["route", "status"],
+            "Answers by route, status and tier; 499 is a client that left before one, tier none a caller not known.",
+            ["route", "status", "tier"],
             registry=self.registry,
         )
+        self.rate_limited = Counter(
+            "deepseek_rate_limited_requests", "Refused as too fast.", ["tier"], registry=self.registry
+        )
+        self.overhead = Histogram(
+            "deepseek_overhead_seconds",
+            "Of a request that reached the engine: its time outside the engine and the network.",
+            buckets=OVERHEAD_BUCKETS,
+            registry=self.registry,
+        )
+        self._answers: dict[tuple[str, int | str, str], Counter] = {}
+
+    def answered(self, route: str, status: int | str, tier: str) -> None:
+        """Count one answer. status: of HTTP, a number; of gRPC, a word."""
+        key = (route, status, tier)
+        counter = self._answers.get(key)
+        if counter is None:
+            counter = self._answers[key] = self.http_requests.labels(route, str(status), tier)
+        counter.inc()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -4,7 +4,10 @@
      "instance": "<request id>", "errors": [{"field": "top_p", "found": "7", "expected": "a number in (0, 1]"}]}
 
 On the OpenAI-compatible routes the document also has OpenAI's `error` member (an extension member,
-RFC 9457 section 3.2), so that clients of that dialect show the message.
+RFC 9457 section 3.2), so that clients of that dialect show the message. Anthropic's form has a `type` of its own, so on
+its routes an error is in that form alone:
+
+    {"type": "error", "error": {"type": "invalid_request_error", "message": ...}, "request_id": ...}
 """
 
 from __future__ import annotations
@@ -13,16 +16,29 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
 from deepseek.api.wire import dump_json
-from deepseek.core.errors import AdmissionError, DeepSeekError, EngineError
+from deepseek.core.errors import AdmissionError, CheckpointError, DeepSeekError, EngineError, StoreError, TokenizerError
+
+Envelope = Literal["own", "openai", "anthropic"]
+"""Whose form an error takes."""
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+OPENAI_PATHS = (
+    "/v1/batches",
+    "/v1/chat/",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/files",
+    "/v1/models",
+    "/v1/responses",
+)
+ANTHROPIC_PATH = "/v1/messages"
 MAX_EXAMINED_ERRORS = 256  # a body can hold a mistake every few bytes
 MAX_SHOWN_ERRORS = 20
 MAX_SHOWN_CHARS = 80
@@ -30,22 +46,46 @@ MAX_SHOWN_CHARS = 80
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-json": (400, "The body is not valid JSON"),
     "malformed-request": (400, "The request cannot be read"),
+    "invalid-idempotency-key": (400, "The Idempotency-Key cannot be used"),
     "unusable-constraint": (400, "The text cannot be held to this constraint"),
+    "unauthenticated": (401, "The request does not say whose it is"),
+    "forbidden": (403, "This key may not do this"),
+    "unpriced-model": (403, "The model has no price"),
     "not-found": (404, "There is no such page"),
+    "unknown-object": (404, "There is no such object"),
     "unknown-model": (404, "The model is not served here"),
     "method-not-allowed": (405, "The method is not allowed here"),
+    "not-acceptable": (406, "There is no answer of an acceptable type"),
     "body-timeout": (408, "The body did not arrive in time"),
+    "head-timeout": (408, "The head did not arrive in time"),
+    "cancelled": (409, "The request was cancelled"),
+    "in-use": (409, "It is in use"),
+    "not-cancellable": (409, "It has ended already"),
     "duplicate-request": (409, "A request with this id is running"),
+    "idempotency-key-in-use": (409, "The request with this key still runs"),
+    "outcome-unknown": (409, "The answer to this key is not kept"),
+    "storage-full": (413, "The tenant keeps too much already"),
     "body-too-large": (413, "The body is too large"),
     "prompt-too-long": (413, "The prompt does not fit the model's context"),
+    "target-too-long": (414, "The target of the request is too long"),
     "unsupported-media-type": (415, "The body must be JSON"),
     "invalid-request": (422, "The request has invalid fields"),
+    "idempotency-key-reused": (422, "The key was used for another request"),
+    "overloaded": (429, "The server is busy"),
     "queue-full": (429, "Too many requests are waiting"),
+    "rate-limited": (429, "Too many requests"),
+    "budget-exhausted": (429, "The budget is used up"),
+    "head-too-large": (431, "The head of the request is too large"),
     "internal": (500, "The server failed"),
     "draining": (503, "The server is shutting down"),
     "not-ready": (503, "The model does not answer yet"),
     "asleep": (503, "The engine sleeps"),
+    "identity-unavailable": (503, "Callers cannot be told apart now"),
+    "too-many-connections": (503, "There are too many connections"),
+    "store-unavailable": (503, "The control database does not answer"),
 }
+OPENAI_CODES = {"budget-exhausted": "insufficient_quota"}
+"""Where OpenAI has a name of its own."""
 ADMISSION_KINDS = {
     "invalid": "invalid-request",
     "unknown_model": "unknown-model",
@@ -80,6 +120,19 @@ class ProblemModel(BaseModel):
     errors: list[FieldErrorModel] | None = None
 
 
+class AnthropicErrorBody(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicError(BaseModel):
+    """An error as Anthropic's clients know it."""
+
+    type: Literal["error"]
+    error: AnthropicErrorBody
+    request_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     field: str
@@ -108,7 +161,10 @@ class Problem(Exception):
         self.errors = errors
         self.headers = headers or {}
 
-    def document(self, *, instance: str | None, openai: bool) -> dict[str, Any]:
+    def document(self, *, instance: str | None, envelope: Envelope = "own") -> dict[str, Any]:
+        if envelope == "anthropic":
+            error = {"type": _anthropic_type(self.kind, self.status), "message": self.detail}
+            return {"type": "error", "error": error, "request_id": instance}
         body: dict[str, Any] = {
             "type": f"urn:deepseek:problem:{self.kind}",
             "title": self.title,
@@ -119,22 +175,29 @@ class Problem(Exception):
             body["instance"] = instance
         if self.errors:
             body["errors"] = [error.as_dict() for error in self.errors]
-        if openai:
+        if envelope == "openai":
             body["error"] = {
                 "message": self.detail,
                 "type": _openai_type(self.status),
                 "param": self.errors[0].field if self.errors else None,
-                "code": self.kind.replace("-", "_"),
+                "code": OPENAI_CODES.get(self.kind, self.kind.replace("-", "_")),
             }
         return body
 
-    def response(self, *, instance: str | None, openai: bool) -> Response:
+    def response(self, *, instance: str | None, envelope: Envelope = "own") -> Response:
         return Response(
-            dump_json(self.document(instance=instance, openai=openai)),
+            dump_json(self.document(instance=instance, envelope=envelope)),
             status_code=self.status,
             headers=self.headers,
-            media_type=PROBLEM_MEDIA_TYPE,
+            media_type="application/json" if envelope == "anthropic" else PROBLEM_MEDIA_TYPE,
         )
+
+
+def envelope_of(path: str) -> Envelope:
+    """The form of errors at this path."""
+    if path.startswith(OPENAI_PATHS):
+        return "openai"
+    return "anthropic" if path.startswith(ANTHROPIC_PATH) else "own"
 
 
 def problem_of(
@@ -148,6 +211,11 @@ def problem_of(
         return error
     if isinstance(error, AdmissionError):
         return _refusal(error, retry_after_s, fields)
+    if isinstance(error, StoreError):
+        return Problem("store-unavailable", "Try again shortly; the log has the reason.", headers=retry_after(1.0))
+    if isinstance(error, TokenizerError | CheckpointError) and error.where is not None:
+        # Where that is on this machine is nobody's business.
+        return Problem("invalid-request", str(error).removeprefix(f"{error.where}: "))
     if isinstance(error, DeepSeekError) and not isinstance(error, EngineError):
         return Problem("invalid-request", str(error))
     return Problem("internal", "The request failed inside the server; the log has it under this request's id.")
@@ -175,6 +243,9 @@ def retry_after(seconds: float) -> dict[str, str]:
 def invalid_fields(details: list[ErrorDetails]) -> Problem:
     """422 for what pydantic found, each field with what was there and what belongs there."""
     errors = list(dict.fromkeys(map(_field_error, details[:MAX_EXAMINED_ERRORS])))
+    # Of a union (text, or a list of parts) the branch that was meant is the one whose mistake lies deeper.
+    above = {error.field[:at] for error in errors for at, char in enumerate(error.field) if char == "."}
+    errors = [error for error in errors if error.field not in above]
     first = errors[0]
     sentence = f"{first.field}: expected {first.expected}" + (f"; found {first.found}" if first.found else "")
     more = len(errors) - 1 + max(0, len(details) - MAX_EXAMINED_ERRORS)
@@ -223,3 +294,20 @@ def _openai_type(status: int) -> str:
     if status == 429:
         return "rate_limit_error"
     return "server_error" if status >= 500 else "invalid_request_error"
+
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def _anthropic_type(kind: str, status: int) -> str:
+    if kind == "budget-exhausted":
+        return "billing_error"
+    return _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")

@@ -1,7 +1,5 @@
-"""What a caller must be allowed to do to use a route. Every route declares it; `create_app` refuses one that does not.
-
-No identity is checked yet: the declarations are what the identity check will read, deny being its default.
-"""
+"""What a caller must be allowed to do to use a route. Every route declares it; `create_app` refuses one that does not, and
+puts a `Guard` before every other."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ A second signal ends the grace period, a third does not wait for anything.
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 import threading
 import time
@@ -15,17 +16,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from deepseek.api.app import create_app
+from deepseek.api.connections import Gate, GatedConfig
+from deepseek.api.grpc.config import GrpcConfig
+from deepseek.api.limits.collector import ConnectionCollector
 from deepseek.api.state import ServerState
 from deepseek.core.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from deepseek.api.grpc.server import GrpcFront
 
 log = logging.getLogger("deepseek.api")
 
 LAST_FRAMES_S = 5
 BACKLOG = 2048
+SPARE_FILES = 512
 
 
 def serve(
@@ -37,20 +46,26 @@ def serve(
     grace_s: float = 30.0,
     access_log: bool = False,
     on_ready: Callable[[str], None] = print,
+    grpc: GrpcConfig | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Blocks.
 
-    port: 0 takes a free one. on_ready: called once with the URL when the model has answered.
+    port: 0 takes a free one. on_ready: called once with the URL when the model has answered. grpc: serve that too.
     grace_s: seconds running requests may take after the first signal.
     Raises ConfigError when the address cannot be used, EngineError when the model does not answer at the start.
     """
+    _allow_files(state.limits.connections.total + SPARE_FILES)
     with bind(host, port) as listener:
-        server = DrainingServer(state, pages=pages, grace_s=grace_s, access_log=access_log, on_ready=on_ready)
+        server = DrainingServer(
+            state, pages=pages, grace_s=grace_s, access_log=access_log, on_ready=on_ready, grpc=grpc
+        )
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             # uvicorn raises the signal again once it is done; the drain was the answer to it.
             log.info("stopped by Ctrl-C")
+    if server.failure is not None:
+        raise server.failure
     if server.refused:
         raise EngineError("the model did not answer a one-token request at the start", fix="see the log above")
 
@@ -63,6 +78,7 @@ def serving(
     port: int = 0,
     pages: Mapping[str, Path] | None = None,
     grace_s: float = 30.0,
+    grpc: GrpcConfig | None = None,
 ) -> Iterator[DrainingServer]:
     """Serve from a thread while the block runs, then drain: for notebooks, measurements and tests.
 
@@ -70,7 +86,7 @@ def serving(
     """
     with bind(host, port) as listener:
         ready = threading.Event()
-        server = DrainingServer(state, pages=pages, grace_s=grace_s, on_ready=lambda url: ready.set())
+        server = DrainingServer(state, pages=pages, grace_s=grace_s, on_ready=lambda url: ready.set(), grpc=grpc)
         server.url = f"http://{host}:{listener.getsockname()[1]}"
 
         def run() -> None:
@@ -83,6 +99,8 @@ def serving(
         thread.start()
         ready.wait()
         try:
+            if server.failure is not None:
+                raise server.failure
             if server.refused or not server.started:
                 raise EngineError("the model did not answer a one-token request at the start", fix="see the log above")
             yield server
@@ -107,6 +125,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _notice_the_dead(listener)
         listener.bind(address)
         # Listening now, not later: only this fails when another process listens already.
         listener.listen(BACKLOG)
@@ -118,6 +137,22 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _notice_the_dead(listener: socket.socket) -> None:
+    """Ask clients that are silent for long whether they are still there; connections inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _allow_files(wanted: int) -> None:
+    """Let the process have as many open files as its connections need, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def url_of(listener: socket.socket) -> str:
     """Where a browser on this machine finds the server."""
     host, port = listener.getsockname()[:2]
@@ -126,11 +161,18 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _grpc_front(app: Any, state: ServerState, config: GrpcConfig) -> GrpcFront:
+    from deepseek.api.grpc.server import GrpcFront  # a tenth of a second that a server without it need not spend
+
+    return GrpcFront(app, state, config)
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn, with a drain between the first signal and the closing of the sockets.
 
     uvicorn alone stops listening at the signal, so no load balancer ever sees "not ready".
-    `url` says where it answers, once it does; `refused` is set when the model did not answer at the start.
+    `url` says where it answers, once it does, and `grpc_address` where in gRPC; `refused` is set when the model did not
+    answer at the start, `failure` when gRPC could not.
     """
 
     def __init__(
@@ -141,22 +183,29 @@ class DrainingServer(uvicorn.Server):
         grace_s: float = 30.0,
         access_log: bool = False,
         on_ready: Callable[[str], None] = print,
+        grpc: GrpcConfig | None = None,
     ) -> None:
+        # A slow reader's own request gives up first; this is the net under whatever else is written.
+        gate = Gate(state.limits.connections, stall_s=2 * state.settings.send_timeout_s)
+        state.metrics.registry.register(ConnectionCollector(gate))
+        app = create_app(state, pages)
         super().__init__(
-            uvicorn.Config(
-                create_app(state, pages),
+            GatedConfig(
+                app,
+                gate,
                 lifespan="on",
                 log_level="info" if access_log else "warning",
                 access_log=access_log,
                 server_header=False,
-                timeout_keep_alive=30,
                 timeout_graceful_shutdown=LAST_FRAMES_S,
-                ws="none",
                 backlog=BACKLOG,
             )
         )
+        self.gate = gate
         self.refused = False
+        self.failure: ConfigError | None = None
         self.url = ""
+        self._grpc = None if grpc is None else _grpc_front(app, state, grpc)
         self._state = state
         self._grace_s = grace_s
         self._on_ready = on_ready
@@ -170,8 +219,24 @@ class DrainingServer(uvicorn.Server):
             # Left to the first tick, so that the engine is closed on the way out.
             self.refused = True
         elif sockets:
+            if self._grpc is not None:
+                try:
+                    await self._grpc.start(sockets[0].getsockname()[0])
+                except ConfigError as error:
+                    self.failure, self.should_exit = error, True
+                    return
             self.url = self.url or url_of(sockets[0])
             self._on_ready(self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._grpc is not None:
+            await self._grpc.stop(LAST_FRAMES_S)
+        await super().shutdown(sockets)
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port; empty without gRPC."""
+        return "" if self._grpc is None else self._grpc.address
 
     def begin_drain(self) -> None:
         """Stop taking requests; the server ends when the running ones have, or after the grace period. Idempotent."""

@@ -191,7 +191,7 @@ def encode_chat(
     No beginning-of-sequence id is added: templates write their own.
     """
     pieces = template.pieces(messages, tools, add_generation_prompt, **variables)
-    return _encode_pieces(tokenizer, pieces)
+    return encode_pieces(tokenizer, pieces)
 
 
 def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -234,7 +234,8 @@ def _tool_dict(tool: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _encode_pieces(tokenizer: Tokenizer, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+    """Token ids of (text, False) and (control token, True) in order; in text, control tokens are mere characters."""
     ids: list[int] = []
     for index, (text, is_control) in enumerate(pieces):
         if is_control:

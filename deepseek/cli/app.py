@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 import typer
 from typer.exceptions import TyperException
 
+from deepseek.cli.keys_commands import app as keys_app
 from deepseek.cli.options import (
+    Config,
+    Database,
     DraftTokens,
     MaxLength,
     MinP,
@@ -32,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(keys_app, name="keys")
 
 
 def run_command(args: Sequence[str]) -> int:
@@ -88,6 +92,14 @@ def serve(
     quantization: Quantization = "none",
     quantization_cache: QuantizationCache = None,
     grace: Annotated[float, typer.Option(help="Seconds running requests get when the server is stopped.")] = 30.0,
+    config: Config = None,
+    database: Database = None,
+    require_keys: Annotated[
+        bool, typer.Option("--require-keys", help="Ask for a key on loopback too, before the first one is made.")
+    ] = False,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve gRPC too, on this port; 0 takes a free one.")
+    ] = None,
 ) -> None:
     """Serve a model over HTTP, with the playground page at /."""
     from deepseek.cli.serve import run
@@ -106,7 +118,19 @@ def serve(
         quantization=quantization,
         quantization_cache=quantization_cache,
     )
-    run(model, options, names=served_model_name, adapters=adapter or (), host=host, port=port, grace_s=grace)
+    run(
+        model,
+        options,
+        names=served_model_name,
+        adapters=adapter or (),
+        host=host,
+        port=port,
+        grace_s=grace,
+        config_file=config,
+        database=database,
+        require_keys=require_keys,
+        grpc_port=grpc_port,
+    )
 
 
 @app.command()
@@ -273,6 +297,36 @@ def evaluate(
         quantization=quantization,
         quantization_cache=quantization_cache,
         json_output=json_output,
+    )
+
+
+@app.command()
+def usage(
+    since: Annotated[
+        str | None, typer.Option(help="Of requests admitted from then on: 2026-11-24, or with a time.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The end, not included.")] = None,
+    by: Annotated[str, typer.Option(help="What to sum apart: some of tenant, key, model, day.")] = "day",
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only this key's, by its public id.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    database: Annotated[str | None, typer.Option(help="The control database: a file or postgresql://...")] = None,
+    config: Annotated[Path | None, typer.Option(help="The server's configuration, which names the database.")] = None,
+) -> None:
+    """Show what was used, from the ledger of the control database; also beside a running server."""
+    from deepseek.cli.usage import run
+
+    run(
+        database,
+        config,
+        since=since,
+        until=until,
+        by=by,
+        tenant=tenant,
+        key=key,
+        model=model,
+        as_csv=as_csv,
     )
 
 

@@ -28,6 +28,10 @@ Speculation = Annotated[
     Literal["off", "ngram", "mtp", "auto"],
     typer.Option(help="Where guesses at the next tokens come from; auto guesses while it pays. Never changes a token."),
 ]
+Database = Annotated[
+    str | None, typer.Option(help="The control database: a file or postgresql://host/name; default: this user's own.")
+]
+Config = Annotated[Path | None, typer.Option(help="The configuration of tiers, tenants and budgets: a YAML file.")]
 DraftTokens = Annotated[int, typer.Option(min=0, max=64, help="Guesses a sequence gets in a step, at most.")]
 
 

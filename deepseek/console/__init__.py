@@ -14,6 +14,7 @@ def pages() -> dict[str, Path]:
         "/": STATIC / "playground.html",
         "/static/playground.css": STATIC / "playground.css",
         "/static/playground.js": STATIC / "playground.js",
+        "/static/key.js": STATIC / "key.js",
         "/static/stream.js": STATIC / "stream.js",
         "/static/words.js": STATIC / "words.js",
         "/static/icon.svg": STATIC / "icon.svg",

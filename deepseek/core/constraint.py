@@ -1,5 +1,5 @@
 """What a request's whole output must match: a JSON schema, any JSON object, a regular expression, one of a list of
-texts, or a context-free grammar in Lark's notation.
+texts, a context-free grammar in Lark's notation, or text, JSON and control tokens put together (a call of a tool).
 
 A `Constraint` is data: its kind and one source text. Making one checks its form and size; whether the schema, the
 expression or the grammar can be enforced is found out when it is compiled (`deepseek.engine.grammar.compiler`),
@@ -11,22 +11,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from deepseek.core.errors import AdmissionError
 
-ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
+ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "markup"]
+
+Markup = Sequence[Any]
+"""A tree of lists, each a name and what it applies to; see `Constraint.markup`."""
 
 # Room for the largest schemas met in the wild (a Kubernetes resource is some hundreds of kB), not for more.
 MAX_SOURCE_BYTES = 1 << 20
 MAX_CHOICES = 10_000
+_MAX_MARKUP_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """One constraint; made by the constructors below, each of which raises AdmissionError for what it cannot be.
 
-    source: the schema as JSON, the expression, the texts as a JSON array, or the grammar; empty for "json_object".
+    source: the schema as JSON, the expression, the texts as a JSON array, the grammar, or the markup as JSON; empty
+        for "json_object".
     Two constraints are equal, and compile to the same grammar, exactly when kind and source are.
     """
 
@@ -58,6 +63,8 @@ class Constraint:
             _require_choices(_parse(self.kind, self.source))
         elif self.kind == "json_schema":
             _require_schema(_parse(self.kind, self.source))
+        elif self.kind == "markup":
+            _require_markup(_parse(self.kind, self.source), 0)
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, object] | bool | str) -> Constraint:
@@ -85,6 +92,17 @@ class Constraint:
     def lark(cls, grammar: str) -> Constraint:
         """Text that the grammar derives from its rule `start`, in Lark's notation."""
         return cls("lark", grammar)
+
+    @classmethod
+    def markup(cls, markup: Markup) -> Constraint:
+        """Text, JSON and control tokens in a certain order. Only a program that knows the tokenizer can write one.
+
+        markup: ["text", "as it is"], ["token", id], ["json", schema], ["free"] (any text, none included),
+        ["until", "text"] (any text, then this one; a control token must come next), ["all", markup, ...] (one after
+        the other), ["any", markup, ...] (one of them), ["maybe", markup], ["many", markup] (once or more) or
+        ["many", markup, separator].
+        """
+        return cls("markup", _dump("markup", markup))
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -125,6 +143,23 @@ def _require_choices(choices: object) -> None:
     for index, choice in enumerate(choices):
         if not isinstance(choice, str) or not choice:
             raise _wrong("choice", f"number {index} is not a text that is not empty", found=repr(choice)[:80])
+
+
+def _require_markup(markup: object, depth: int) -> None:
+    if depth > _MAX_MARKUP_DEPTH:
+        raise _wrong("markup", "nested too deeply", expected=f"at most {_MAX_MARKUP_DEPTH} levels")
+    match markup:
+        case ["text" | "until", str(text)] if text:
+            return
+        case ["token", int(token)] if token >= 0 and not isinstance(token, bool):
+            return
+        case ["json", dict() | bool()] | ["free"]:
+            return
+        case ["all" | "any", _, *_] | ["maybe", _] | ["many", _] | ["many", _, _]:
+            for part in markup[1:]:
+                _require_markup(part, depth + 1)
+        case _:
+            raise _wrong("markup", "not a piece of markup", found=repr(markup)[:80])
 
 
 def _wrong(

@@ -62,6 +62,10 @@ class EngineError(DeepSeekError):
     """The engine cannot serve: it is closed, or its worker failed."""
 
 
+class StoreError(DeepSeekError):
+    """The control database cannot be used now: unreachable, full, locked by another, or asked for too much at once."""
+
+
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 """What stops a program, a thread or a generator and must pass. Whoever contains faults of others catches everything else,
 BaseException included: a panic in a Rust library (tokenizers, llguidance) reaches Python as no Exception."""

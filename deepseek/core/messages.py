@@ -1,7 +1,7 @@
 """The one internal form of a conversation. Every public dialect is a thin adapter onto it.
 
-A message has a role and parts. Only text, thinking, tool calls and tool results exist so far;
-images, audio and video join them with the models that can take them.
+A message has a role and parts. Images, audio and video are parts like any other; which of them a model can take is the
+model's to say.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+MediaKind = Literal["image", "audio", "video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,17 @@ class ToolResultPart:
     text: str
 
 
-Part = TextPart | ThinkingPart | ToolCallPart | ToolResultPart
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """An image, a sound or a film: checked bytes of a known type, or an address that somebody else may fetch."""
+
+    kind: MediaKind
+    media_type: str
+    data: bytes = b""
+    url: str | None = None
+
+
+Part = TextPart | ThinkingPart | ToolCallPart | ToolResultPart | MediaPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +71,14 @@ class ToolSpec:
     name: str
     description: str
     parameters: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTool:
+    """A choice of tools that leaves one: the answer must call this function."""
+
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool
+"""Whether an answer may call ("auto"), must not, must call some tool ("required"), or must call a certain one."""

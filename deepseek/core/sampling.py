@@ -17,6 +17,8 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 4096
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_LENGTH = 256
+MAX_BAD_WORD_CHARS = 32_768
+"""Of all bad words together: they are tokenised before the request is admitted."""
 MAX_SEED = 2**63 - 1
 MAX_TOKEN_ID = 2**31 - 1
 
@@ -51,6 +53,7 @@ class SamplingParams:
         the output, come right before it.
     min_tokens: no end-of-sequence and no stop id before that many tokens, unless a grammar allows nothing else.
     prompt_logprobs: None for none, else how many alternatives to report beside each token of the prompt.
+    skip_special_tokens: leave control tokens out of the text; False shows them, and says where they stand.
 
     None for a sequence field means an empty one. Raises AdmissionError naming the field.
     """
@@ -74,6 +77,7 @@ class SamplingParams:
     bad_word_ids: tuple[TokenIds, ...] = ()
     min_tokens: int = 0
     prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -84,6 +88,11 @@ class SamplingParams:
             ("bad_word_ids", _bad_word_ids(self.bad_word_ids)),
         ):
             object.__setattr__(self, name, value)
+        chars = sum(map(len, self.bad_words))
+        if chars > MAX_BAD_WORD_CHARS:
+            raise AdmissionError(
+                "too long together", where="bad_words", found=chars, expected=f"at most {MAX_BAD_WORD_CHARS} characters"
+            )
         _require_int("max_tokens", self.max_tokens, low=0)
         if self.max_tokens == 0 and self.prompt_logprobs is None:
             raise AdmissionError(
@@ -103,6 +112,8 @@ class SamplingParams:
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), low=0, high=MAX_TOP_LOGPROBS)
         _require_int("n", self.n, low=1, high=64)
+        if self.n > 1 and self.max_tokens == 0:
+            raise AdmissionError("the prompt is scored once", where="n", found=self.n, expected="1 beside max_tokens 0")
         _require_float("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0)
         _require_float("presence_penalty", self.presence_penalty, low=-2.0, high=2.0)
         _require_float("repetition_penalty", self.repetition_penalty, low=0.01, high=100.0)
@@ -180,8 +191,8 @@ def _token_ids(name: str, value: object) -> TokenIds:
 def _bad_word_ids(value: object) -> tuple[TokenIds, ...]:
     name = "bad_word_ids"
     words = tuple(_token_ids(name, word) for word in _listed(name, value, "a list of lists of ids"))
-    if len(words) > MAX_BAD_WORDS:
-        raise AdmissionError("too many", where=name, found=len(words), expected=f"at most {MAX_BAD_WORDS}")
+    if len(words) > 2 * MAX_BAD_WORDS:  # each bad word has up to two spellings
+        raise AdmissionError("too many", where=name, found=len(words), expected=f"at most {2 * MAX_BAD_WORDS}")
     for word in words:
         if not 1 <= len(word) <= MAX_BAD_WORD_LENGTH:
             raise AdmissionError(

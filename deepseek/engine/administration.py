@@ -104,8 +104,10 @@ class Administration:
         cache = weights.worker.new_cache()
 
         def wake_up() -> None:
-            if new is not None:
+            if new is not None and weights.were_dropped(new):
                 weights.use(new)
+            elif new is not None:  # other weights, so another version
+                loop.change_weights(lambda: weights.use(new))
             weights.worker.cache = cache
             loop.resume()
 

@@ -13,18 +13,31 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from deepseek.core.engine import Embedding, Event, Finish, FinishReason, Load, PromptScores, Request, SwapMode, Usage
+from deepseek.core.engine import (
+    Embedding,
+    Event,
+    Finish,
+    FinishReason,
+    Lease,
+    Load,
+    PromptScores,
+    Request,
+    SwapMode,
+    Usage,
+)
 from deepseek.core.errors import INTERRUPTS, AdmissionError, EngineError
 from deepseek.engine.administration import Administration
 from deepseek.engine.grammar.compiler import GrammarCompiler
 from deepseek.engine.jobs import Command, Jobs
 from deepseek.engine.loop import EngineLoop
 from deepseek.engine.reading import read_embedding, read_scores, to_embed, to_score
+from deepseek.engine.request import samples
 from deepseek.engine.stream import Mailbox, Stream
 from deepseek.engine.weights import Weights
 
@@ -43,8 +56,8 @@ class Engine:
     ) -> None:
         self.loop = loop
         self._grammars = grammars
-        self._compiling: dict[str, tuple[Request, Mailbox]] = {}  # whose constraint is not ready yet
-        self._compiling_lock = threading.Lock()
+        self._preparing: dict[str, tuple[Request, Mailbox]] = {}  # whose constraint or bad words are not ready yet
+        self._preparing_lock = threading.Lock()
         # What wakes the thread: None, a mailbox whose reader is gone, or a command. The garbage collector writes here
         # too, at any point of any thread, and of all queues only this one allows that.
         self._mail: queue.SimpleQueue[Mailbox | Command | None] = queue.SimpleQueue()
@@ -59,16 +72,18 @@ class Engine:
     def generate(self, request: Request) -> AsyncIterator[Event]:
         """See the protocol. Must be called from a running event loop; the request is queued before this returns.
 
-        One with a constraint is queued once that is compiled; a constraint that cannot be is an AdmissionError of the
-        stream's first event.
+        One with a constraint is queued once that is compiled, and one with bad words once those are tokenised; where that
+        cannot be done, the stream raises an AdmissionError instead of its first event.
         """
         if self._closed:
             raise _closed_error()
+        if request.lease is not None and samples(request):
+            self._watch(request.lease)
         mailbox = Mailbox(request.id)
-        if request.constraint is not None:
-            self._compile(request, mailbox)
+        if request.constraint is not None or request.sampling.bad_words:
+            self._prepare(request, mailbox)
         else:
-            with self._compiling_lock:
+            with self._preparing_lock:
                 self._require_new(request.id)
                 self.loop.add(request, mailbox.receive)
             self._mail.put(None)
@@ -142,8 +157,7 @@ class Engine:
         with self._closing:
             first, self._closed = not self._closed, True
         if first:
-            for request_id in list(self._compiling):
-                self._cancel(request_id)
+            self._cancel_unprepared()
             self.loop.end_all("cancelled")
             self._mail.put(None)
             self._jobs.close(_closed_error())
@@ -151,51 +165,74 @@ class Engine:
                 await asyncio.to_thread(self._grammars.close)
         await asyncio.to_thread(self._thread.join)
 
-    def _compile(self, request: Request, mailbox: Mailbox) -> None:
-        """Queue a request once its constraint is compiled. Raises AdmissionError for what can be said before."""
-        self.loop.require_servable(request)
-        if self._grammars is None:
-            raise AdmissionError("this engine has no grammars", where="constraint", fix="leave it out")
-        with self._compiling_lock:
-            self._require_new(request.id)
-            self._compiling[request.id] = request, mailbox
-        mailbox.task = asyncio.get_running_loop().create_task(self._admit(request, mailbox, self._grammars))
-
-    async def _admit(self, request: Request, mailbox: Mailbox, grammars: GrammarCompiler) -> None:
-        assert request.constraint is not None
+    def _watch(self, lease: Lease) -> None:
+        """Have it wake the engine's thread, also from within a lock of its own. Raises EngineError."""
         try:
-            grammar = await grammars.compile_async(request.constraint)
-            with self._compiling_lock:
+            # Not this engine's method: a lease may outlive the engine, and must not keep a model in memory.
+            lease.watch(partial(self._mail.put, None))
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            raise EngineError("the request's lease failed", found=type(error).__name__) from error
+
+    def _prepare(self, request: Request, mailbox: Mailbox) -> None:
+        """Queue a request once what it needs is there. Raises AdmissionError for what can be said before."""
+        self.loop.require_servable(request)
+        if request.constraint is not None and self._grammars is None:
+            raise AdmissionError("this engine has no grammars", where="constraint", fix="leave it out")
+        with self._preparing_lock:
+            self._require_new(request.id)
+            self._preparing[request.id] = request, mailbox
+        mailbox.task = asyncio.get_running_loop().create_task(self._admit(request, mailbox))
+
+    async def _admit(self, request: Request, mailbox: Mailbox) -> None:
+        try:
+            try:
+                async with asyncio.timeout(self.loop.seconds_to(request.deadline)):
+                    prepared = await asyncio.to_thread(self.loop.with_ids, request)
+                    new_matcher = None
+                    if request.constraint is not None and self._grammars is not None:
+                        new_matcher = (await self._grammars.compile_async(request.constraint)).matcher
+            except TimeoutError:
+                self._finish_unprepared(request.id, "deadline", mailbox)
+                return
+            with self._preparing_lock:
                 if mailbox.complete:  # it was cancelled meanwhile
                     return
-                del self._compiling[request.id]
-                self.loop.add(request, mailbox.receive, grammar.matcher)
+                del self._preparing[request.id]
+                self.loop.add(prepared, mailbox.receive, new_matcher)
             self._mail.put(None)
         except BaseException as error:  # whatever it is, the reader must not wait for ever
-            with self._compiling_lock:
+            with self._preparing_lock:
                 if not mailbox.complete:
-                    self._compiling.pop(request.id, None)
+                    self._preparing.pop(request.id, None)
                     mailbox.refuse(error if isinstance(error, Exception) else _not_admitted(error))
             if isinstance(error, (asyncio.CancelledError, *INTERRUPTS)):
                 raise
 
     def _require_new(self, request_id: str) -> None:
-        if request_id in self._compiling:
+        if self._closed:  # under the lock: after this, whoever closes finds the request and ends it
+            raise _closed_error()
+        if request_id in self._preparing or self.loop.is_live(request_id):
             raise AdmissionError("a live request has this id", reason="duplicate", where="id", found=request_id)
 
     def _cancel(self, request_id: str) -> None:
-        with self._compiling_lock:
-            found = self._compiling.pop(request_id, None)
-            if found is not None:
-                request, mailbox = found
-                reason: FinishReason = "cancelled"
-                usage = Usage(len(request.prompt_ids), 0)
-                try:
-                    mailbox.receive([Finish(request_id, (reason,) * request.sampling.n, usage)])
-                except EngineError:
-                    log.info("request %s had no reader any more", request_id)
-        if found is None:
+        if not self._finish_unprepared(request_id, "cancelled"):
             self.loop.end(request_id, "cancelled")
+            self._mail.put(None)  # a command may have waited for that end, and the thread for something to do
+
+    def _finish_unprepared(self, request_id: str, reason: FinishReason, mailbox: Mailbox | None = None) -> bool:
+        """End a request that is not queued yet; if `mailbox` is given, only one that has it. Whether there was one."""
+        with self._preparing_lock:
+            request, found = self._preparing.get(request_id, (None, None))
+            if request is None or found is None or (mailbox is not None and found is not mailbox):
+                return False
+            del self._preparing[request_id]
+            try:
+                found.receive([Finish(request_id, (reason,) * request.sampling.n, Usage(len(request.prompt_ids), 0))])
+            except EngineError:
+                log.info("request %s had no reader any more", request_id)
+        return True
 
     # The engine's thread.
 
@@ -205,7 +242,8 @@ class Engine:
             while not self._closed:
                 self._read_mail(wait=idle)
                 self._run_commands()
-                idle = not self.loop.step() and not self._commands
+                # Where nothing can be computed, commands that wait do so for mail or a deadline, like everybody.
+                idle = not self.loop.step() and not self._run_commands()
         finally:
             self._stop()
 
@@ -214,13 +252,27 @@ class Engine:
         error = _closed_error()
         with self._closing:
             self._closed = True
-        self.loop.end_all("cancelled")
-        self._read_mail(wait=False)
+        for last in (
+            self._cancel_unprepared,
+            lambda: self.loop.end_all("cancelled"),
+            lambda: self._read_mail(wait=False),
+            lambda: self._fail_commands(error),
+            lambda: self._jobs.close(error),
+            lambda: self._administration.abandon(error),
+        ):
+            try:
+                last()
+            except Exception:
+                log.exception("closing the engine")  # the others still have somebody waiting for them
+
+    def _cancel_unprepared(self) -> None:
+        for request_id in list(self._preparing):
+            self._finish_unprepared(request_id, "cancelled")
+
+    def _fail_commands(self, error: EngineError) -> None:
         for command in self._commands:
             command.fail(error)
         self._commands.clear()
-        self._jobs.close(error)
-        self._administration.abandon(error)
 
     def _read_mail(self, wait: bool) -> None:
         # Asleep, nothing but a deadline happens by itself.
@@ -237,14 +289,18 @@ class Engine:
         except queue.Empty:
             return
 
-    def _run_commands(self) -> None:
-        """Run the commands whose time has come, in order of arrival."""
+    def _run_commands(self) -> bool:
+        """Run the commands whose time has come, in order of arrival. Whether there were any."""
         waiting: deque[Command] = deque()
+        ran = False
         while self._commands:
             command = self._commands.popleft()
-            if not command.run():
+            if command.run():
+                ran = True
+            else:
                 waiting.append(command)
         self._commands = waiting
+        return ran
 
     # Other threads.
 

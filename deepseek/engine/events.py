@@ -57,10 +57,15 @@ class Live:
 
 
 class StepReader:
-    """Reads one step's tokens as the scheduler takes them (a `TokenReader`), then makes its updates into events."""
+    """Reads one step's tokens as the scheduler takes them (a `TokenReader`), then makes its updates into events.
 
-    def __init__(self, live: Mapping[str, Live], plan: StepPlan, result: StepResult, weights_version: int) -> None:
-        self._live, self._plan, self._result, self._version = live, plan, result, weights_version
+    begun: when the step began, on the clock that requests arrive by, in seconds.
+    """
+
+    def __init__(
+        self, live: Mapping[str, Live], plan: StepPlan, result: StepResult, weights_version: int, begun: float
+    ) -> None:
+        self._live, self._plan, self._result, self._version, self._begun = live, plan, result, weights_version, begun
         self._texts: dict[Sequence, tuple[int, list[str]]] = {}  # the row of its first token; a text for each token
 
     def __call__(
@@ -91,7 +96,7 @@ class StepReader:
         live = self._live[state.request.id]
         if not live.ready:
             live.ready = True
-            live.events.append(Ready(state.request.id, state.seed))
+            live.events.append(Ready(state.request.id, state.seed, max(0.0, self._begun - state.arrival)))
         if state.reads_prompt and sequence.choice == 0:
             self._read_prompt(live, update)
         said = self._texts.get(sequence)
@@ -110,6 +115,7 @@ class StepReader:
                     tuple(update.token_ids[:count]),
                     logprobs,
                     self._version,
+                    live.outputs[sequence.choice].controls(),
                 )
             )
 

@@ -29,6 +29,7 @@ from deepseek.core.engine import (
     Ready,
     Request,
     SwapMode,
+    Tokens,
 )
 from deepseek.core.errors import AdmissionError, ConfigError, EngineError
 from deepseek.engine.adapters import AdapterNames
@@ -64,7 +65,8 @@ class FakeEngine:
     """Implements `deepseek.core.engine.Engine` for one event loop.
 
     ttft_s: from a request's start to its first token. inter_token_s: between tokens, all choices advance together.
-    max_running: requests served at once; others wait in order of priority, then arrival.
+    max_running: requests served at once; others wait in order of priority, then arrival. One that waits for its lease
+    keeps its place.
     max_waiting: beyond which requests are refused.
     fail_at: generated tokens per choice after which a request ends with "error" (0: before the first), or a
     function from the request to that number; None never fails.
@@ -138,6 +140,7 @@ class FakeEngine:
             )
         adapter = self._adapters.handle_of(request.adapter)
         run = Run(request, next(self._orders), self._clock(), adapter)
+        run.watch_lease()
         self._adapters.enter(adapter)
         self._live[request.id] = run
         self._waiting.append(run)
@@ -248,8 +251,10 @@ class FakeEngine:
             run.end_rest("error")
         finally:
             run.end_rest("cancelled")
+            self._emit_held_text(run)
             self._leave(run)
-            run.emit(Finish(run.request.id, run.reasons, run.usage, error or run.error))
+            stops = tuple(choice.stop for choice in run.choices) if run.request.sampling.stop else ()
+            run.emit(Finish(run.request.id, run.reasons, run.usage, error or run.error, stops))
 
     async def _produce(self, run: Run) -> None:
         request = run.request
@@ -258,8 +263,14 @@ class FakeEngine:
         choices = [Choice(request, index, self.reply(request, index, run.seed)) for index in range(request.sampling.n)]
         run.choices = choices
         fail_at = self._fail_at(request)
-        due = self._clock() + self.ttft_s
+        begun = self._clock()
+        due = begun + self.ttft_s
         for step in count():
+            if run.left <= 0:
+                if not await self._feed(run):
+                    return
+                now = self._clock()
+                begun, due = (begun, now + self.inter_token_s) if step else (now, now + self.ttft_s)
             if not await self._until(run, None, due):
                 return
             if self.is_sleeping:
@@ -267,7 +278,7 @@ class FakeEngine:
                     return
                 due = self._clock()
             if step == 0:
-                run.emit(Ready(request.id, run.seed))
+                run.emit(Ready(request.id, run.seed, begun - run.arrival))
                 self._emit_about_prompt(run)
                 if request.task == "embed" or not request.sampling.max_tokens:
                     run.end_rest("stop" if request.task == "embed" else "length")
@@ -276,14 +287,49 @@ class FakeEngine:
                 run.error = f"injected failure after {step} tokens"
                 run.end_rest("error")
                 return
-            for choice in choices:
-                if choice.reason is None:
-                    event = choice.step(self.max_model_len, self.weights_version)
-                    if event is not None:
-                        run.emit(event)
+            self._advance(run)
             if all(choice.reason is not None for choice in choices):
                 return
             due += self.inter_token_s
+
+    async def _feed(self, run: Run) -> bool:
+        """Wait until its lease has tokens for a run. False if it ended instead."""
+        lease = run.lease
+        assert lease is not None
+        while True:
+            run.fed.clear()
+            final = lease.final  # read first: nothing is added once it is
+            if run.left > 0:
+                return True
+            if final:
+                run.end_rest("budget")
+                return False
+            if not await self._until(run, run.fed.wait(), None):
+                return False
+
+    def _advance(self, run: Run) -> None:
+        """A token for each choice, as far as the lease goes."""
+        left, before = run.left, run.generated
+        events: list[Tokens] = []
+        for choice in run.choices:
+            if choice.reason is None and left > 0:
+                left += choice.generated
+                event = choice.step(self.max_model_len, self.weights_version)
+                left -= choice.generated
+                if event is not None:
+                    events.append(event)
+        if run.lease is not None and run.generated > before:
+            run.lease.use(run.generated)
+        for event in events:
+            run.emit(event)
+
+    def _emit_held_text(self, run: Run) -> None:
+        """Of choices that were cut short."""
+        for choice in run.choices:
+            if choice.reason is None and run.rest != "error":
+                event = choice.end(self.weights_version)
+                if event is not None:
+                    run.emit(event)
 
     def _emit_about_prompt(self, run: Run) -> None:
         request, ids = run.request, run.request.prompt_ids
@@ -298,11 +344,13 @@ class FakeEngine:
 
     async def _until(self, run: Run, turn: Awaitable[object] | None, due: float | None) -> bool:
         """Wait for the turn or the due time. False if the request was cancelled or its deadline came first."""
-        deadline = run.request.deadline
+        if turn is None and due is not None and self._sleep is asyncio.sleep and due <= self._clock():
+            await asyncio.sleep(0)  # at no pace; a timer and its tasks would cost more than the token
+            return self._goes_on(run)
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(run.cancelled.wait())]
         if turn is not None:
             waits.append(asyncio.ensure_future(turn))
-        wake = min((at for at in (due, deadline) if at is not None), default=None)
+        wake = min((at for at in (due, run.request.deadline) if at is not None), default=None)
         if wake is not None:
             waits.append(asyncio.ensure_future(self._sleep(max(0.0, wake - self._clock()))))
         try:
@@ -313,6 +361,10 @@ class FakeEngine:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+        return self._goes_on(run)
+
+    def _goes_on(self, run: Run) -> bool:
+        deadline = run.request.deadline
         if run.cancelled.is_set():
             run.end_rest("cancelled")
         elif deadline is not None and self._clock() >= deadline:

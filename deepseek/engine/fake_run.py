@@ -9,10 +9,14 @@ import secrets
 from collections import deque
 from collections.abc import Iterable
 
-from deepseek.core.engine import Event, Finish, FinishReason, Request, TokenLogprob, Tokens, Usage
+from deepseek.core.engine import Event, Finish, FinishReason, Lease, Request, TokenLogprob, Tokens, Usage
+from deepseek.core.errors import INTERRUPTS, EngineError
 from deepseek.core.sampling import MAX_SEED
+from deepseek.engine.request import samples
+from deepseek.engine.stream import put
 
 VOCABULARY = 256
+MAX_TOKENS = 2**62
 
 
 class Run:
@@ -33,14 +37,25 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.events: deque[Event] = deque()
         self.news = asyncio.Event()
+        self.lease: Lease | None = request.lease if samples(request) else None
+        self.fed = asyncio.Event()  # the lease may have changed
 
     @property
     def ended(self) -> bool:
         return self.rest is not None
 
     @property
+    def generated(self) -> int:
+        return sum(choice.generated for choice in self.choices)
+
+    @property
     def tokens(self) -> int:
-        return len(self.request.prompt_ids) + sum(choice.generated for choice in self.choices)
+        return len(self.request.prompt_ids) + self.generated
+
+    @property
+    def left(self) -> int:
+        """Tokens that the lease leaves it."""
+        return MAX_TOKENS if self.lease is None else self.lease.granted - self.generated
 
     @property
     def reasons(self) -> tuple[FinishReason, ...]:
@@ -50,17 +65,33 @@ class Run:
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self.request.prompt_ids), sum(choice.generated for choice in self.choices))
+        return Usage(len(self.request.prompt_ids), self.generated)
 
     def end_rest(self, reason: FinishReason) -> None:
         """The reason for every choice that has none of its own; the first one given holds."""
         self.rest = self.rest or reason
 
+    def watch_lease(self) -> None:
+        """Raises EngineError, where the lease cannot be watched."""
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.fed.set)
+
+        if self.lease is not None:
+            try:
+                self.lease.watch(changed)
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
+                raise EngineError("the request's lease failed", found=type(error).__name__) from error
+
     def cancel(self) -> None:
         self.cancelled.set()
 
     def emit(self, event: Event) -> None:
-        self.events.append(event)
+        put(self.events, event)
         self.news.set()
 
 
@@ -72,6 +103,7 @@ class Choice:
         self.index = index
         self.generated = 0
         self.reason: FinishReason | None = None
+        self.stop: str | None = None  # the stop string that ended it
         self._reply = iter(reply)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -94,12 +126,18 @@ class Choice:
         logprobs = None if sampling.logprobs is None else (flat_logprob(token_id, sampling.logprobs),)
         return Tokens(self.request.id, self.index, text, (token_id,), logprobs, weights_version)
 
+    def end(self, weights_version: int) -> Tokens | None:
+        """What was held back of a text that is cut short."""
+        text = self._held + self._decoder.decode(b"", True)
+        return Tokens(self.request.id, self.index, text, (), weights_version=weights_version) if text else None
+
     def _read(self, data: bytes, *, final: bool) -> str:
         text = self._held + self._decoder.decode(data, final)
         stops = self.request.sampling.stop
         found = min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
         if found is not None:
             self.reason = "stop"
+            self.stop = max((stop for stop in stops if text.startswith(stop, found)), key=len)
             self._held = ""
             return text[:found]
         keep = 0 if final else max((_overlap(text, stop) for stop in stops), default=0)

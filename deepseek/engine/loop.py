@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,11 @@ from deepseek.core.errors import INTERRUPTS, AdmissionError
 from deepseek.core.sampling import SamplingParams, require_known_ids, with_bad_words_as_ids
 from deepseek.engine.adapters import AdapterNames
 from deepseek.engine.events import Live, Sink, StepReader
+from deepseek.engine.leases import Leases
 from deepseek.engine.output import ChoiceOutput
 from deepseek.engine.plan import StepPlan
 from deepseek.engine.progress import Update, describe_failure
+from deepseek.engine.request import RequestState
 from deepseek.engine.result import StepResult, joined
 from deepseek.engine.scheduler import Scheduler
 from deepseek.engine.scheduler_config import SchedulerConfig
@@ -61,10 +63,13 @@ class EngineLoop:
         self.adapters = AdapterNames()
         self._live: dict[str, Live] = {}
         self._lock = threading.RLock()
+        self._leases = Leases(self._lock)
 
     def require_servable(self, request: Request) -> None:
         """Raise AdmissionError if the request could not even be served alone."""
         self.scheduler.require_servable(request)
+        with self._lock:
+            self.adapters.handle_of(request.adapter)
         ids, size = request.prompt_ids, self._vocab_size
         if size is not None:
             if min(ids) < 0 or max(ids) >= size:
@@ -85,25 +90,50 @@ class EngineLoop:
         self.require_servable(request)
         if request.constraint is not None and new_grammar is None:
             raise AdmissionError("nobody has compiled it", where="constraint")
-        if request.sampling.bad_words and self._encode is not None:
-            request = replace(request, sampling=self._with_bad_words_as_ids(request.sampling, self._encode))
-        outputs = [ChoiceOutput(self._tokenizer, request.sampling.stop) for _ in range(request.sampling.n)]
+        request = self.with_ids(request)
+        sampling = request.sampling
+        outputs = [
+            ChoiceOutput(self._tokenizer, sampling.stop, sampling.skip_special_tokens) for _ in range(sampling.n)
+        ]
         with self._lock:
             adapter = self.adapters.handle_of(request.adapter)
             state = self.scheduler.add(request, self._clock(), adapter, new_grammar)
             self.adapters.enter(adapter)
             self._live[request.id] = Live(state, sink, outputs[: len(state.sequences)])
+            self._leases.enter(state)
 
     def end(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
         """End a request now; its Finish is delivered before this returns. Unknown ids are ignored."""
-        with self._lock:
-            self.scheduler.end(request_id, reason, error)
-            self._deliver()
+        self._or_reset(lambda: self.scheduler.end(request_id, reason, error))
 
     def end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        self._or_reset(lambda: self.scheduler.end_all(reason, error))
+
+    def _or_reset(self, end: Callable[[], None]) -> None:
+        """Whatever the scheduler does, who ends a request does not die of it."""
         with self._lock:
-            self.scheduler.end_all(reason, error)
-            self._deliver()
+            try:
+                end()
+                self._deliver()
+            except INTERRUPTS:
+                raise
+            except BaseException as failure:
+                log.exception("the scheduler failed; everything alive ends with an error")
+                self.reset("error", f"the scheduler failed: {type(failure).__name__}")
+
+    def is_live(self, request_id: str) -> bool:
+        with self._lock:
+            return request_id in self._live
+
+    def seconds_to(self, deadline: float | None) -> float | None:
+        """From now to a request's deadline."""
+        return None if deadline is None else deadline - self._clock()
+
+    def with_ids(self, request: Request) -> Request:
+        """The request with its bad words as token ids, which takes as long as there are words. Raises AdmissionError."""
+        if not request.sampling.bad_words or self._encode is None:
+            return request
+        return replace(request, sampling=self._with_bad_words_as_ids(request.sampling, self._encode))
 
     def reset(self, reason: FinishReason, error: str | None = None) -> None:
         """End everything and start with an empty scheduler: for when a step was torn apart, by an interrupt or a defect."""
@@ -194,9 +224,12 @@ class EngineLoop:
             return True
 
     def _step(self) -> bool:
+        if self._leases:
+            self._leases.read(self.scheduler)
         begun = self._clock()
         with self._lock:
-            plan = self.scheduler.schedule(begun)
+            scheduler = self.scheduler
+            plan = scheduler.schedule(begun)
             self._deliver()
         if plan is None:
             return False
@@ -206,23 +239,35 @@ class EngineLoop:
             raise
         except BaseException as error:
             log.exception("step %d failed; each of its requests is computed by itself", plan.step)
-            found = self._run_one_by_one(plan, error)
+            found = self._run_one_by_one(scheduler, plan, error)
             if found is None:
                 return True
             result = found
         with self._lock:
-            reader = StepReader(self._live, plan, result, self.scheduler.weights_version)
-            for update in self.scheduler.apply(plan, result.token_ids, result.drafts, reader):
+            if self.scheduler is not scheduler:  # it failed meanwhile, and all that this step was for has ended
+                return True
+            reader = StepReader(self._live, plan, result, self.scheduler.weights_version, begun)
+            updates = self.scheduler.apply(plan, result.token_ids, result.drafts, reader)
+            for update in updates:
                 self._take(update, reader)
-            self._deliver()
+            used = _leased(updates) if self._leases else ()
+            if not used:
+                self._deliver()
             self.scheduler.observe(self._clock() - begun)
+        if used:
+            # Before anybody can read the tokens, and the end of their request, they have been counted.
+            self._leases.use(self.scheduler, used)
+            with self._lock:
+                self._deliver()
         return True
 
-    def _run_one_by_one(self, plan: StepPlan, error: BaseException) -> StepResult | None:
+    def _run_one_by_one(self, scheduler: Scheduler, plan: StepPlan, error: BaseException) -> StepResult | None:
         """A step that failed, sequence by sequence: those that fail by themselves end, whatever it is that they do to
         the model, and the others get what they would have got. None if nobody got anything; the step is then over."""
         with self._lock:
-            parts = self.scheduler.split(plan)
+            if self.scheduler is not scheduler:
+                return None
+            parts = scheduler.split(plan)
         results: list[StepResult | None] = []
         for sequence, alone in parts:
             result = None
@@ -236,13 +281,13 @@ class EngineLoop:
                 except BaseException as failure:
                     with self._lock:
                         what = describe_failure(sequence, "the model could not compute this step", failure)
-                        self.scheduler.finish(sequence, "error", what)
+                        scheduler.finish(sequence, "error", what)
                         self._deliver()
             results.append(result)
         if any(result is not None for result in results):
             return joined(plan, results)
         with self._lock:
-            self.scheduler.fail(plan, "the model could not compute this step")
+            scheduler.fail(plan, "the model could not compute this step")
             self._deliver()
         return None
 
@@ -279,8 +324,10 @@ class EngineLoop:
                 if held:
                     version = self.scheduler.weights_version
                     live.events.append(Tokens(state.request.id, sequence.choice, held, (), weights_version=version))
-        live.events.append(Finish(state.request.id, state.reasons, state.usage, state.error))
+        stops = tuple(output.stop for output in live.outputs) if state.request.sampling.stop else ()
+        live.events.append(Finish(state.request.id, state.reasons, state.usage, state.error, stops))
         self.adapters.leave(state.adapter)
+        self._leases.leave(state)
         self._send(live)
 
     def _send(self, live: Live) -> None:
@@ -300,6 +347,15 @@ class EngineLoop:
             raise
         except BaseException as error:
             raise AdmissionError("cannot be tokenised", where="bad_words", found=type(error).__name__) from error
+
+
+def _leased(updates: Sequence[Update]) -> Collection[RequestState]:
+    """The requests with a lease that gained tokens, in order."""
+    return {
+        update.sequence.state: None
+        for update in updates
+        if update.sequence.state.lease is not None and update.token_ids
+    }
 
 
 def _complete(result: StepResult, plan: StepPlan) -> StepResult:

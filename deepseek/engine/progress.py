@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from deepseek.core.engine import FinishReason
 from deepseek.core.errors import INTERRUPTS
+from deepseek.engine.plan import Part
 from deepseek.engine.request import Sequence
 from deepseek.engine.result import FAILED_ROW
 from deepseek.engine.speculation.policy import confirmed
@@ -57,6 +58,41 @@ def trusting(
 ) -> FinishReason | None:
     """Reads nothing."""
     return reason
+
+
+def advance(part: Part, first: int, drawn: Seq[int], limits: Limits, reader: TokenReader) -> Update:
+    """Move a sequence by what a step brought for its part: the tokens that it gains, and what of it is computed now.
+
+    first: the first of the part's rows among the plan's. drawn: the token (or FAILED_ROW) of each of them.
+    """
+    sequence, count, drafted, _ = part
+    state = sequence.state
+    reason: FinishReason | None = None
+    gained: list[int] = []
+    positions = range(0)
+    end = sequence.computed + count - drafted
+    read = len(drawn)  # rows that say something about the prompt; those that sample come last
+    if part.samples:
+        read -= drafted + 1
+        try:
+            gained, reason = gain(sequence, drawn[read:], drafted, limits, reader, first + read)
+        except Exception as error:
+            state.note_error(describe_failure(sequence, "its tokens could not be taken", error))
+            reason = "error"
+    elif end == sequence.total:
+        reason = "stop" if state.embeds else "length"
+    if read:
+        if FAILED_ROW in drawn[:read]:
+            state.note_error("the prompt gave values that are not numbers")
+            reason = "error"
+        final = min(end, sequence.prompt_tokens if state.embeds else sequence.prompt_tokens - 1)
+        positions = range(final - read, final)
+    if state.reads_prompt:
+        sequence.reported = max(sequence.reported, min(end, sequence.prompt_tokens))
+    sequence.draft = []
+    # Of the drafts those that were right are in the cache now, as any other token.
+    sequence.computed = end + max(0, len(gained) - 1)
+    return Update(sequence, gained, reason, positions, first)
 
 
 def gain(

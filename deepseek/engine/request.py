@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepseek.core.engine import FinishReason, Request, Usage
+from deepseek.core.engine import FinishReason, Lease, Request, Usage
 from deepseek.engine.blocks import BlockKey, block_key
 from deepseek.engine.sampling.history import History
 from deepseek.engine.speculation.ngram import NgramIndex
@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     from deepseek.engine.grammar.matcher import Matcher
 
 
+def samples(request: Request) -> bool:
+    """Whether tokens are wanted of it, not just something about its prompt."""
+    return request.task == "generate" and request.sampling.max_tokens > 0
+
+
 class Status(Enum):
+    HELD = "held"
     WAITING = "waiting"
     RUNNING = "running"
+    STARVED = "starved"
     FINISHED = "finished"
 
 
@@ -48,6 +55,7 @@ class Sequence:
     draft: guesses at what comes next, to be confirmed or not by the next step; dropped when it stops running.
     holes: whether the model's draft layer missed tokens of it.
     reported: positions of the prompt whose scores or hidden states have been handed out.
+    fed: whether its request's lease has a token for it; always, where there is no lease.
     grammar: where its constraint has come to. history, ngrams: what sampling and drafting remember of its tokens.
     """
 
@@ -58,6 +66,7 @@ class Sequence:
         "choice",
         "computed",
         "draft",
+        "fed",
         "finish_reason",
         "grammar",
         "history",
@@ -80,7 +89,8 @@ class Sequence:
         self.computed = 0
         self.served = 0
         self.cached_tokens: int | None = None
-        self.status = Status.WAITING
+        self.status = Status.HELD
+        self.fed = True
         self.finish_reason: FinishReason | None = None
         self.draft: list[int] = []
         self.reported = 0
@@ -147,6 +157,8 @@ class RequestState:
     fills whole blocks; they then find it in the prefix cache.
     samples: whether tokens are wanted. embeds: whether a vector is, instead. reads_prompt: whether the first choice
     hands out something for positions of the prompt, scores or hidden states.
+    lease: what bounds the tokens of all choices together; None where nothing does. granted, final: what it was last
+    seen to say. spare: tokens of it that the next step has for drafts.
     """
 
     __slots__ = (
@@ -155,12 +167,16 @@ class RequestState:
         "cache_root",
         "embeds",
         "error",
+        "final",
+        "granted",
         "held",
+        "lease",
         "reads_prompt",
         "request",
         "samples",
         "seed",
         "sequences",
+        "spare",
         "started",
     )
 
@@ -178,7 +194,11 @@ class RequestState:
     ) -> None:
         self.request = request
         self.embeds = request.task == "embed"
-        self.samples = not self.embeds and request.sampling.max_tokens > 0
+        self.samples = samples(request)
+        self.lease: Lease | None = request.lease if self.samples else None
+        self.granted = 0
+        self.final = False
+        self.spare = 0
         self.reads_prompt = self.embeds or request.sampling.prompt_logprobs is not None
         self.adapter = adapter
         self.arrival = arrival
@@ -209,9 +229,14 @@ class RequestState:
         return tuple(sequence.finish_reason for sequence in self.sequences if sequence.finish_reason is not None)
 
     @property
+    def generated(self) -> int:
+        """Tokens of all choices together."""
+        return sum([sequence.generated for sequence in self.sequences])
+
+    @property
     def usage(self) -> Usage:
         return Usage(
             prompt_tokens=len(self.request.prompt_ids),
-            completion_tokens=sum(sequence.generated for sequence in self.sequences),
+            completion_tokens=self.generated,
             cached_tokens=self.sequences[0].cached_tokens or 0,
         )

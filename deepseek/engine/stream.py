@@ -34,11 +34,7 @@ class Mailbox:
 
     def _put(self, events: list[Event]) -> None:
         for event in events:
-            last = self.events[-1] if self.events else None
-            if isinstance(event, Tokens) and isinstance(last, Tokens) and _continues(last, event):
-                self.events[-1] = joined(last, event)
-            else:
-                self.events.append(event)
+            put(self.events, event)
         self.arrived.set()
 
     def refuse(self, error: Exception) -> None:
@@ -94,8 +90,18 @@ class Stream:
             self._owner.abandon(self._mailbox)
 
 
-def _continues(first: Tokens, second: Tokens) -> bool:
-    return first.choice == second.choice and first.weights_version == second.weights_version
+def put(events: deque[Event], event: Event) -> None:
+    """Add an event to those not read yet. Tokens are joined to unread ones of their choice, so that there are never more
+    of them than choices; tokens of other choices may be between, whose order means nothing."""
+    if isinstance(event, Tokens):
+        for at in range(len(events) - 1, -1, -1):
+            last = events[at]
+            if not isinstance(last, Tokens) or last.weights_version != event.weights_version:
+                break
+            if last.choice == event.choice:
+                events[at] = joined(last, event)
+                return
+    events.append(event)
 
 
 def joined(first: Tokens, second: Tokens) -> Tokens:
@@ -108,4 +114,5 @@ def joined(first: Tokens, second: Tokens) -> Tokens:
         first.token_ids + second.token_ids,
         logprobs or None,
         second.weights_version,
+        first.controls + tuple([len(first.text) + at for at in second.controls]),
     )

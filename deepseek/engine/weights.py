@@ -22,6 +22,8 @@ from deepseek.models.share import with_tensors, without_weights
 from deepseek.models.transformer import Model
 
 Source = str | Path | Mapping[str, Tensor]
+Files = tuple[tuple[str, int, int], ...]
+"""Of a checkpoint's directory: each file's name, size and time of change."""
 
 # How the numbers are stored may differ from checkpoint to checkpoint of one model.
 _STORAGE = frozenset({"dtype", "fp8_blocks"})
@@ -31,10 +33,11 @@ _SEEN_IN_FILES = frozenset({"num_nextn_predict_layers"})
 
 @dataclass(frozen=True)
 class NewWeights:
-    """A model ready to serve. path: where it can be read again; None: nowhere."""
+    """A model ready to serve. path: where it can be read again; None: nowhere. files: what stood there when it was read."""
 
     model: Model
     path: Path | None
+    files: Files = ()
 
 
 class Weights:
@@ -50,6 +53,8 @@ class Weights:
         self.path = None if path is None else Path(path)
         self.present = True
         """False: they have been dropped."""
+        self._files = _files_in(self.path)
+        self._dropped: tuple[Path | None, Files] = None, ()
         self._load = load or (lambda found: load_model(found, quantization=worker.model.quantization))
 
     def read(self, source: Source) -> NewWeights:
@@ -64,9 +69,14 @@ class Weights:
                 )
             return NewWeights(with_tensors(self.worker.model, source), None)
         path = self.locate(source)
+        files = _files_in(path)
         model = self._load(path)
         _require_same(self.worker.model.config, model.config, str(path), _STORAGE)
-        return NewWeights(model, path)
+        return NewWeights(model, path, files)
+
+    def were_dropped(self, new: NewWeights) -> bool:
+        """Whether these are the weights that were last dropped, and no others."""
+        return (new.path, new.files) == self._dropped
 
     def locate(self, path: str | Path) -> Path:
         """The checkpoint's directory, after a look at its configuration. Raises ConfigError."""
@@ -78,12 +88,21 @@ class Weights:
     def use(self, new: NewWeights) -> None:
         """Serve these from the next step on."""
         self.worker.use(new.model)
-        self.path, self.present = new.path, True
+        self.path, self.present, self._files = new.path, True, new.files
 
     def drop(self, path: Path) -> None:
         """Free them; `path` is where they can be read again."""
         self.worker.use(without_weights(self.worker.model))
+        self._dropped = self.path, self._files
         self.path, self.present = path, False
+
+
+def _files_in(path: Path | None) -> Files:
+    try:
+        found = [] if path is None else [(file.name, file.stat()) for file in sorted(path.iterdir()) if file.is_file()]
+    except OSError:  # whoever reads the weights will say what is wrong with them
+        found = []
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def _require_same(ours: Any, other: Any, where: str, skipped: frozenset[str], prefix: str = "") -> None:

@@ -43,6 +43,10 @@ class TokenTable(Protocol):
         """The token as the vocabulary spells it; None if it is unknown, or special and to be skipped."""
         ...
 
+    def is_control(self, token_id: int) -> bool:
+        """Whether the token structures the sequence; asked only where special tokens are shown."""
+        ...
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
 
 
@@ -55,16 +59,57 @@ class Detokenizer:
 
     def __init__(self, tokenizer: TokenTable, skip_special: bool = True) -> None:
         self._stream: _ByteStream | _WindowStream
+        self._controls: _ControlStream | None = None
         kind = _ByteStream if tokenizer.decoder_kind == "byte_level" else _WindowStream
         self._stream = kind(tokenizer, skip_special)
+        if not skip_special:
+            self._controls = _ControlStream(tokenizer, self._stream)
 
     def push(self, ids: Sequence[int]) -> str:
         """Text that has become final with these ids; often empty."""
-        return self._stream.push(ids)
+        return self._stream.push(ids) if self._controls is None else self._controls.push(ids)
 
     def flush(self) -> str:
         """The rest at the end of the sequence. Bytes that never became a character show as U+FFFD."""
         return self._stream.flush()
+
+    def controls(self) -> list[int]:
+        """Where control tokens begin that were pushed since the last call, counted in all the text pushed so far.
+
+        Empty where special tokens are skipped.
+        """
+        return [] if self._controls is None else self._controls.take()
+
+
+class _ControlStream:
+    """Notes where control tokens come out of a stream: in text that is final, for such a token completes what was held."""
+
+    def __init__(self, tokenizer: TokenTable, stream: _ByteStream | _WindowStream) -> None:
+        self._tokenizer, self._stream = tokenizer, stream
+        self._length = 0
+        self._found: list[int] = []
+
+    def push(self, ids: Sequence[int]) -> str:
+        pieces, waiting = [], 0
+        for index, token_id in enumerate(ids):
+            if not self._tokenizer.is_control(token_id):
+                continue
+            pieces.append(self._stream.push(ids[waiting:index]))
+            literal = self._stream.push(ids[index : index + 1])
+            # Bytes of half a character before it come out with it, as U+FFFD.
+            alone = self._tokenizer.decode([token_id], skip_special=False)
+            at = len(literal) - len(alone) if literal.endswith(alone) else 0
+            self._found.append(self._length + len(pieces[-1]) + at)
+            pieces.append(literal)
+            self._length += len(pieces[-2]) + len(literal)
+            waiting = index + 1
+        pieces.append(self._stream.push(ids[waiting:]))
+        self._length += len(pieces[-1])
+        return "".join(pieces)
+
+    def take(self) -> list[int]:
+        found, self._found = self._found, []
+        return found
 
 
 class _ByteStream:

@@ -13,6 +13,7 @@ Written aside and renamed when complete. Nothing is ever removed: a directory ma
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -118,6 +119,12 @@ class CacheReader:
         return IntegerPieces(self.plan[name].bits, self._read(name))
 
     def _read(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            yield from self._checked(name)
+        except (CheckpointError, OSError) as error:  # it may be deleted at any time
+            raise DamagedCacheError("is damaged", where=self.directory, found=error) from error
+
+    def _checked(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
         kind = self.plan[name]
         # The scales are copied: the map they stand in may be dropped before the codes are read.
         scales = self._reader.read(_scale(name)).clone()
@@ -180,7 +187,9 @@ class CacheWriter:
             if self._sums.keys() != self.plan.keys():
                 raise OSError("not every tensor was written")
             _write_json(self._aside / _MANIFEST, self._sums)
-            if self.target.exists():  # damaged, or another process was first
+            if self.target.exists():
+                if _is_whole(self.target, self.plan):  # another process was first, and others may be reading it
+                    return
                 shutil.rmtree(self.target, ignore_errors=True)
             os.rename(self._aside, self.target)
         except OSError as error:
@@ -189,7 +198,8 @@ class CacheWriter:
     def close(self) -> None:
         """Remove what was written aside and did not become a cache."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # it writes what it still held, on a disk that may be full
+                self._file.close()
             self._file = None
         if self._aside is not None:
             shutil.rmtree(self._aside, ignore_errors=True)
@@ -206,6 +216,18 @@ class CacheWriter:
     def _fail(self, error: OSError) -> None:
         self.error = error
         self.close()
+
+
+def _is_whole(directory: Path, plan: Plan) -> bool:
+    """Whether a cache there can be read to its end."""
+    try:
+        reader = CacheReader(directory, plan)
+        for name in plan:
+            for _ in reader.pieces(name).pieces:
+                pass
+    except DamagedCacheError:
+        return False
+    return True
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:

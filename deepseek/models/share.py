@@ -165,8 +165,6 @@ def _copy(module: Any, made: dict[int, Any]) -> Any:
         copy._stacks = {}
     if isinstance(copy, GatedMLP):
         copy._packed = None
-    if isinstance(copy, Model):
-        copy._stacks = {}
     if isinstance(copy, Linear):
         copy.low_rank = {}
     if isinstance(copy, LatentUpProjection):

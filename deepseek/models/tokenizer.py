@@ -122,6 +122,10 @@ class Tokenizer:
             return None
         return self._full.id_to_token(token_id)
 
+    def is_control(self, token_id: int) -> bool:
+        """Whether the token structures a sequence instead of spelling text."""
+        return token_id in self._control_by_id
+
     def token_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it, or None."""
         return self._full.token_to_id(token)

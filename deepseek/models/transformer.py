@@ -266,7 +266,9 @@ class Model(nn.Module):
                 found=f"{tokens.dtype} {list(tokens.shape)}",
                 expected=f"torch.int64 {list(context.positions.shape)}",
             )
-        if not tokens.shape[0] or self.embed_tokens.packed is not None:  # the kernel that reads packed rows looks itself
+        if (
+            not tokens.shape[0] or self.embed_tokens.packed is not None
+        ):  # the kernel that reads packed rows looks itself
             return
         lowest, highest = (int(bound) for bound in torch.aminmax(tokens))
         if lowest < 0 or highest >= self.config.vocab_size:

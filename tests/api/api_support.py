@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from deepseek.api import ApiSettings, ServerState
+from deepseek.chat.parsing import PlainParser, StreamParser
+from deepseek.core.constraint import Constraint
 from deepseek.core.engine import Event, Finish, FinishReason, Load, Ready, Request, Tokens, Usage
-from deepseek.core.errors import AdmissionError, DeepSeekError, EngineError
-from deepseek.core.messages import Message, ToolSpec
+from deepseek.core.errors import AdmissionError, DeepSeekError, EngineError, TokenizerError
+from deepseek.core.messages import Message, ToolChoice, ToolSpec
 from deepseek.engine.fake import FakeEngine, say
 
 CONTEXT = 512
@@ -21,11 +23,30 @@ class ByteCodec:
     def encode_prompt(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, thinking: bool = False
+    ) -> list[int]:
         return list("".join(f"<{message.role}>{message.text}" for message in messages).encode()) + list(b"<assistant>")
 
     def token_bytes(self, token_id: int) -> bytes:
+        if token_id > 255:
+            raise TokenizerError("not a token id of this model", where="token", found=token_id)
         return bytes([token_id])
+
+    def parser(self, tools: bool, thinking: bool) -> StreamParser:
+        return PlainParser()
+
+    thinks = False
+
+    def answer_constraint(
+        self, text: Constraint, tools: Sequence[ToolSpec], choice: ToolChoice, parallel: bool, *, thinking: bool = False
+    ) -> Constraint | None:
+        return text
+
+    def tool_constraint(
+        self, tools: Sequence[ToolSpec], choice: ToolChoice, parallel: bool, *, thinking: bool = False
+    ) -> Constraint | None:
+        return None
 
 
 class HeldEngine:

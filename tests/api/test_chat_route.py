@@ -101,7 +101,7 @@ def test_neutral_values_of_unsupported_fields_are_taken(client: openai.OpenAI) -
     ("field", "value"),
     [
         ("store", True),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("functions", [{"name": "f"}]),
         ("tool_choice", "required"),
         ("reasoning_effort", "high"),
         ("no_such_field", 1),

@@ -71,7 +71,7 @@ def test_a_client_that_left_is_counted() -> None:
         assert engine.ended.wait(5)
         text = requests.get(f"{server.url}/metrics").text
     assert 'deepseek_finished_requests_total{reason="client_gone"} 1.0' in text
-    assert 'deepseek_http_requests_total{route="/v1/generate",status="499"} 1.0' in text
+    assert 'deepseek_http_requests_total{route="/v1/generate",status="499",tier="local"} 1.0' in text
 
 
 def test_a_reader_that_takes_nothing_is_given_up_and_holds_little() -> None:

@@ -27,14 +27,20 @@ CHECKS = [
 
 # Fields that are right only beside others, which a schema cannot say; half of the draws go without.
 NEEDS_OTHERS = (
-    "max_tokens",
+    "chat_template_kwargs",
     "min_tokens",
+    "output_config",
     "prompt_logprobs",
+    "reasoning_effort",
     "response_format",
     "stream_options",
     "structured_outputs",
+    "thinking",
+    "tool_choice",
+    "tools",
     "top_logprobs",
 )
+OPTIONAL = (*NEEDS_OTHERS, "max_tokens")
 EXAMPLES = settings(
     max_examples=60,
     derandomize=True,
@@ -51,7 +57,7 @@ def described(url: str) -> Any:
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("path", ["/v1/generate", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"])
 def test_no_body_makes_the_server_fail_or_lie(described: Any, path: str, mode: GenerationMode) -> None:
     statuses: Counter[int] = Counter()
 
@@ -62,8 +68,10 @@ def test_no_body_makes_the_server_fail_or_lie(described: Any, path: str, mode: G
             # No draw would hit a served name, and nothing behind the name's check would be reached.
             case.body["model"] = "deepseek-7b"
             if mode is GenerationMode.POSITIVE and statuses.total() % 2:
-                for field in NEEDS_OTHERS:
+                for field in NEEDS_OTHERS if "/messages" in path else OPTIONAL:
                     case.body.pop(field, None)
+                if "/messages" in path and statuses.total() % 4 == 1:
+                    case.body["messages"] = [{"role": "user", "content": "Hi"}]
         statuses[case.call_and_validate(checks=CHECKS).status_code] += 1
 
     send()

@@ -12,8 +12,8 @@ from deepseek.core.engine import Load
 BODY = {"model": "deepseek-7b", "prompt": "abc", "max_tokens": 5}
 
 
-def samples(url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    text = requests.get(f"{url}/metrics").text
+def samples(url: str, session: Any = requests) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = session.get(f"{url}/metrics").text
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -33,8 +33,8 @@ def test_tokens_times_and_answers_are_counted() -> None:
     assert seen["deepseek_inter_token_seconds_count", ()] == 8
     assert seen["deepseek_request_seconds_count", ()] == 2
     assert seen["deepseek_finished_requests_total", (("reason", "length"),)] == 2
-    assert seen["deepseek_http_requests_total", (("route", "/v1/generate"), ("status", "200"))] == 2
-    assert seen["deepseek_http_requests_total", (("route", "/v1/generate"), ("status", "422"))] == 1
+    assert seen["deepseek_http_requests_total", (("route", "/v1/generate"), ("status", "200"), ("tier", "local"))] == 2
+    assert seen["deepseek_http_requests_total", (("route", "/v1/generate"), ("status", "422"), ("tier", "local"))] == 1
     assert 0.001 <= seen["deepseek_time_to_first_token_seconds_sum", ()] < 5
 
 

@@ -30,7 +30,7 @@ def test_it_serves_under_every_name_given_and_ends_cleanly_on_a_signal(
     lines = lines_until(process, "ready: ")
     # One row a fact: nothing is wrapped at 80 columns, for logs are searched by line.
     assert lines[0].startswith("model") and lines[0].endswith(f"a, b, deepseek-7b  (deepseek_v3, {model_dir})")
-    rows = ["weights", "kernels", "KV cache", "memory", "context", "together", "speculation"]
+    rows = ["weights", "kernels", "KV cache", "memory", "context", "together", "speculation", "identity", "database"]
     assert [line.split("  ")[0] for line in lines[1:-1]] == rows
     url = lines[-1].split()[1]
     names = [model["id"] for model in httpx.get(f"{url}/v1/models", timeout=30).json()["data"]]

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 import requests
 from chromium import Page, browser, executable
+from starlette.datastructures import Headers
 
 from deepseek.api import ServerState, serving
+from deepseek.api.identity.caller import LOCAL_CALLER, Caller
+from deepseek.api.identity.credentials import credential_of, unauthenticated
+from deepseek.chat.parsing import PlainParser
 from deepseek.console import STATIC, pages
 from deepseek.core.messages import Message
 from deepseek.engine.fake import FakeEngine, babble, say
@@ -27,11 +31,17 @@ class Codec:
     def encode_prompt(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any], *, thinking: bool = False) -> list[int]:
         return list(messages[-1].text.encode()) or [0]
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id])
+
+    def parser(self, tools: bool, thinking: bool) -> PlainParser:
+        return PlainParser()
+
+    def tool_constraint(self, tools: Sequence[Any], choice: Any, parallel: bool, *, thinking: bool = False) -> None:
+        return None
 
 
 def reply(request: Any, choice: int, seed: int) -> Any:
@@ -183,3 +193,87 @@ def test_every_control_has_a_name_and_text_stands_out_from_its_ground(devtools: 
           return (a + 0.05) / (b + 0.05); }"""
         for selector in ("h2", ".welcome p", "#send", "#health", "#language", ".fields span", "nav a", ".modes span"):
             assert page.js(f"({ratio})({selector!r})") >= 4.5, selector
+
+
+class OneKey:
+    """Knows one key, and refuses the rest as a server with keys does."""
+
+    async def identify(self, headers: Headers) -> Caller:
+        given = credential_of(headers)
+        if given is None:
+            raise unauthenticated("Send a key.", invalid=False)
+        if given != "dsk_right":
+            raise unauthenticated("This key is not valid.")
+        return LOCAL_CALLER
+
+
+@pytest.fixture(scope="module")
+def asking() -> Iterator[str]:
+    engine = FakeEngine(reply=reply, ttft_s=0.01, inter_token_s=0.002, max_model_len=4096)
+    state = ServerState(engine, Codec(), ("deepseek-tiny",), 4096, identifier=OneKey())
+    with serving(state, pages=pages(), grace_s=1.0) as server:
+        yield server.url
+
+
+def give_key(page: Page, key: str) -> None:
+    page.write("#key", key)
+    page.click("#use-key")
+
+
+@in_chromium
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_a_server_with_keys_is_given_one_which_stays_in_its_tab(
+    devtools: str, asking: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    with open_page(devtools, asking, size) as page:
+        page.until("!document.querySelector('#gate').hidden")
+        assert page.js("document.activeElement.id") == "key"
+        assert page.js("document.querySelector('#key').type") == "password"
+        assert page.js("document.documentElement.scrollWidth") == size[0]
+        page.screenshot(tmp_path / "gate.png")
+        page.click("#use-key")  # nothing was written
+        give_key(page, "dsk_wrong 密钥")
+        page.until("!document.querySelector('#problem').hidden")
+        assert "not valid" in page.text("#problem")
+        give_key(page, "dsk_right")
+        page.until("document.querySelector('#gate').hidden && document.querySelector('#model').options.length === 1")
+        assert page.js("document.querySelector('#problem').hidden")
+        ask(page, "What is 37 × 48?")
+        page.until("document.querySelector('#stat-reason').textContent === 'stop'")
+        assert page.text(".turn.assistant p") == ANSWER
+        curl = page.js("document.querySelector('#curl').textContent")
+        assert '-H "authorization: Bearer $DEEPSEEK_API_KEY"' in curl
+        # Nowhere to be seen, and kept for this tab alone.
+        assert "dsk_right" not in page.js("document.documentElement.outerHTML")
+        assert page.js("document.querySelector('#key').value") == ""
+        assert page.js("Object.values(localStorage).join()").find("dsk_right") == -1
+        page.js("location.reload()")
+        page.until("document.querySelector('#health.ready') && document.querySelector('#model').options.length === 1")
+        assert page.js("document.querySelector('#gate').hidden")
+        assert [problem for problem in page.problems if "401" not in problem] == []
+
+
+@in_chromium
+@pytest.mark.browser
+def test_a_key_that_is_refused_in_the_middle_asks_for_another_and_keeps_the_prompt(devtools: str, asking: str) -> None:
+    with open_page(devtools, asking, DESK) as page:
+        page.until("!document.querySelector('#gate').hidden")
+        give_key(page, "dsk_right")
+        page.until("document.querySelector('#gate').hidden")
+        page.js("import('/static/key.js').then((key) => key.keepKey('dsk_revoked'))")
+        ask(page, "hello")
+        page.until("!document.querySelector('#gate').hidden")
+        assert "not valid" in page.text("#problem")
+        assert page.js("document.querySelector('#prompt').value") == "hello"
+        assert page.js("sessionStorage.length") == 0
+
+
+@in_chromium
+@pytest.mark.browser
+def test_a_server_without_keys_shows_no_field_for_one(devtools: str, url: str) -> None:
+    with open_page(devtools, url, DESK) as page:
+        page.until("document.querySelector('#model').options.length === 2")
+        assert page.js("document.querySelector('#gate').hidden")
+        assert page.js("[...document.querySelectorAll('nav a')].every((link) => !link.hidden)")
+        assert "authorization" not in page.js("document.querySelector('#curl').textContent")

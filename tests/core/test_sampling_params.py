@@ -121,7 +121,8 @@ BAD: list[tuple[str, Any]] = [
     ("bad_word_ids", [[]]),
     ("bad_word_ids", [[-1]]),
     ("bad_word_ids", [[1] * (MAX_BAD_WORD_LENGTH + 1)]),
-    ("bad_word_ids", [[1]] * (MAX_BAD_WORDS + 1)),
+    ("bad_word_ids", [[1]] * (2 * MAX_BAD_WORDS + 1)),
+    ("bad_words", ["x" * 1024] * 33),
     ("min_tokens", -1),
     ("min_tokens", 257),
     ("logprobs", 21),
@@ -139,6 +140,11 @@ def test_a_bad_value_is_refused_by_name(name: str, value: Any) -> None:
     assert caught.value.where == name
     assert caught.value.reason == "invalid"
     assert caught.value.expected or caught.value.found or caught.value.what
+
+
+def test_a_prompt_that_is_only_scored_is_scored_once() -> None:
+    with pytest.raises(AdmissionError, match="n: the prompt is scored once; found 2"):
+        SamplingParams(max_tokens=0, prompt_logprobs=0, n=2)
 
 
 def test_the_message_says_what_was_found_and_what_is_expected() -> None:

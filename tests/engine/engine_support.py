@@ -48,6 +48,9 @@ class ByteTable:
             raise RuntimeError(f"no text for {token_id}")
         return _SPELLING[token_id]
 
+    def is_control(self, token_id: int) -> bool:
+        return False
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return bytes(ids).decode(errors="replace")
 

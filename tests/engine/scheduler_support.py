@@ -210,7 +210,7 @@ class World:
 
     def write(self, plan: StepPlan) -> None:
         scheduler = self.scheduler
-        planned = scheduler._planned
+        planned = scheduler.planner.under_way
         assert planned is not None
         assert 0 < plan.num_tokens <= scheduler.config.max_tokens_per_step
         assert plan.num_sequences <= scheduler.config.max_sequences
@@ -232,7 +232,7 @@ class World:
                 block = slot // size
                 assert scheduler.pool.references(block) == 1, "a shared block is written"
                 assert scheduler.pool._keys[block] is None, "a registered block is written"
-                assert [s for s in scheduler._running if block in s.blocks] == [sequence]
+                assert [s for s in scheduler.places.running if block in s.blocks] == [sequence]
                 table = plan.block_tables[index]
                 previous = b""
                 if position:
@@ -240,7 +240,7 @@ class World:
                 self.cache[slot] = entry(previous, token)
 
     def read(self, plan: StepPlan) -> list[int]:
-        planned = self.scheduler._planned
+        planned = self.scheduler.planner.under_way
         assert planned is not None
         size = self.scheduler.config.block_size
         tokens = []
@@ -274,7 +274,7 @@ class World:
 
     def draft(self, plan: StepPlan, tokens: list[int]) -> list[list[int]] | None:
         """What a worker would guess: the toy model's own answer, spoilt here and there."""
-        planned = self.scheduler._planned
+        planned = self.scheduler.planner.under_way
         assert planned is not None
         if self.right_drafts is None:
             return None
@@ -335,7 +335,10 @@ class World:
             assert read == wanted
 
 
+TOP = ("priority", "deadline", "cache_salt", "task", "pooling", "lease")
+
+
 def request(name: str, prompt: Any = (1, 2, 3), tenant: str = "local", **rest: Any) -> Request:
-    at_top = {key: rest.pop(key) for key in ("priority", "deadline", "cache_salt", "task", "pooling") if key in rest}
+    at_top = {key: rest.pop(key) for key in TOP if key in rest}
     sampling = SamplingParams(**({"max_tokens": 8, "seed": 1} | rest))
     return Request(name, tuple(prompt), sampling, tenant=tenant, **at_top)

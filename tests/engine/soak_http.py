@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -50,6 +51,11 @@ def server(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str, int]]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-c", "from deepseek.cli import main; main()", "serve", "--port", str(port), *options]
+    with tempfile.TemporaryDirectory() as directory:
+        yield from _running([*command, "--database", f"{directory}/control.db"], port)
+
+
+def _running(command: list[str], port: int) -> Iterator[tuple[subprocess.Popen[bytes], str, int]]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         begun = time.monotonic()

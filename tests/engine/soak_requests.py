@@ -193,7 +193,7 @@ def _sampling(rng: random.Random, vocabulary: int) -> dict[str, Any]:
     for option in rng.sample(options, rng.choice([0, 1, 2, 4])):
         fields |= option
     if "prompt_logprobs" in fields and rng.random() < 0.2:
-        fields |= {"max_tokens": 0, "min_tokens": 0}
+        fields |= {"max_tokens": 0, "min_tokens": 0, "n": 1}
     return fields
 
 

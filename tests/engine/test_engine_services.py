@@ -281,7 +281,7 @@ def test_a_constraint_is_compiled_and_obeyed_and_one_that_cannot_be_is_refused_a
         with pytest.raises(AdmissionError):
             await read(engine, ruled("bad", Constraint.regex("(unclosed"))).events()
         assert finish_of(await free.events()).reasons == ("length",)
-        assert not engine._compiling
+        assert not engine._preparing
 
     with constrained() as (engine, gate):
         go(main())
@@ -304,7 +304,7 @@ def test_a_request_whose_constraint_is_compiling_can_be_aborted_dropped_and_clos
         await asyncio.sleep(0)
         await engine.close()
         assert finish_of(await closed.events()).reasons in (("cancelled",), ("stop",))
-        assert not engine._compiling and not engine.loop.has_work
+        assert not engine._preparing and not engine.loop.has_work
 
     with constrained() as (engine, gate):
         go(main())
@@ -327,4 +327,16 @@ def test_it_is_an_engine() -> None:
 
     with serving(model_of()) as (engine, gate):
         gate.open_for_good()
+        go(main())
+
+
+def test_two_live_requests_never_share_an_id_whatever_the_second_needs() -> None:
+    async def main() -> None:
+        first = read(engine, request("same", (5, 6, 7)))
+        with pytest.raises(AdmissionError, match="a live request has this id"):
+            engine.generate(ruled("same", Constraint.choice(["yes"])))
+        gate.open_for_good()
+        assert finish_of(await first.events()).reasons == ("length",)
+
+    with constrained() as (engine, gate):
         go(main())

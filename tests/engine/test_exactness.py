@@ -120,7 +120,7 @@ def test_preemption_changes_nothing(kind: Kind, sampling: dict[str, object]) -> 
     first = request("first", random_ids(30, 8), max_tokens=60)
     loop = model_loop(tiny_model(kind), scheduler_config(num_blocks=14, prefix_cache=False))
     found = run(loop, [first, asked])["target"]
-    assert loop.scheduler.preemptions > 0
+    assert loop.scheduler.places.preemptions > 0
     assert bits(found) == bits(alone(kind, asked))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -709,7 +710,7 @@ def serves_on(engine: Engine) -> None:
         events = [event async for event in engine.generate(asked)]
         inbox = Inbox(events)
         assert told(inbox) == expected("off")[asked.id]
-        assert not engine._compiling and not engine.loop.has_work
+        assert not engine._preparing and not engine.loop.has_work
         await engine.close()
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
@@ -740,7 +741,7 @@ def test_a_reader_that_is_gone_while_its_constraint_compiles_keeps_nobody_from_c
     loop.run_until_complete(ask())
     loop.close()  # without an end to its tasks, as a thread that dies leaves it
     asyncio.run(asyncio.wait_for(engine.close(), PATIENCE_S))
-    assert not engine._compiling and not engine._thread.is_alive()
+    assert not engine._preparing and not engine._thread.is_alive()
     kept.clear()
 
 
@@ -753,4 +754,64 @@ def test_a_compiler_that_fails_is_told_to_the_reader(error: BaseException) -> No
             await asyncio.wait_for(anext(engine.generate(asked_with_constraint())), PATIENCE_S)
 
     asyncio.run(main())
+    serves_on(engine)
+
+
+def test_a_scheduler_that_fails_while_a_reader_leaves_ends_what_is_alive_and_serves_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = loop_of("off")
+    engine = Engine(loop)
+    scheduler = loop.scheduler
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("as drawn")
+
+    async def main() -> None:
+        left, stays = (engine.generate(replace(broken_request(), id=name)) for name in ("left", "stays"))
+        monkeypatch.setattr(scheduler, "end", broken)
+        await left.aclose()  # type: ignore[attr-defined]
+        last = [event async for event in stays][-1]
+        assert isinstance(last, Finish) and set(last.reasons) == {"error"}
+        assert last.error is not None and "the scheduler failed" in last.error
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+    serves_on(engine)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the thread is meant to die
+def test_whatever_fails_when_the_thread_dies_everybody_who_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = loop_of("off")
+    engine = Engine(loop, grammars=HeldCompiler())  # type: ignore[arg-type]
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("as drawn")
+
+    async def main() -> None:
+        compiling = engine.generate(asked_with_constraint())
+        await asyncio.sleep(0)
+        command = engine._between_steps
+        monkeypatch.setattr(loop, "end_all", broken)
+        monkeypatch.setattr(loop, "step", broken)
+        engine._mail.put(None)
+        await asyncio.to_thread(engine._thread.join)
+        last = [event async for event in compiling][-1]
+        assert isinstance(last, Finish) and last.reasons == ("cancelled",)
+        with pytest.raises(EngineError, match="the engine is closed"):
+            command(lambda: None)
+        with pytest.raises(EngineError, match="the engine is closed"):
+            engine.generate(replace(asked_with_constraint(), id="late"))
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+
+
+def test_a_deadline_holds_while_a_constraint_compiles() -> None:
+    engine = Engine(loop_of("off"), grammars=HeldCompiler())  # type: ignore[arg-type]
+
+    async def main() -> None:
+        asked = replace(asked_with_constraint(), deadline=time.monotonic() + 0.05)
+        (only,) = [event async for event in engine.generate(asked)]
+        assert isinstance(only, Finish) and set(only.reasons) == {"deadline"}
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
     serves_on(engine)

@@ -100,7 +100,7 @@ def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(AdmissionError, match="too long to compile"):
         compiler.compile(Constraint.json_object())
     monkeypatch.setattr(compiler, "_deadline_s", DEADLINE_S)
-    assert compiler.compile(Constraint.json_object())
+    assert compiler.compile(Constraint.choice(["another"]))
     compiler.close()
 
 
@@ -221,3 +221,54 @@ def test_what_a_lark_grammar_may_not_do_is_named(compiler: GrammarCompiler, gram
 
 def test_what_looks_like_a_token_in_a_string_is_text(compiler: GrammarCompiler) -> None:
     assert compiler.compile(Constraint.lark('// <a comment>\nstart: "<｜User｜>" /<b>/'))
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
+    compiler = new_compiler()
+    entered, leave = threading.Event(), threading.Event()
+    begun: list[str] = []
+
+    def hold(constraint: Constraint) -> Any:
+        begun.append(constraint.source)
+        entered.set()
+        leave.wait()
+        return "a grammar"
+
+    compiler._compile = hold  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        first = asyncio.ensure_future(compiler.compile_async(Constraint.regex("1")))
+        await asyncio.to_thread(entered.wait)
+        left = asyncio.ensure_future(compiler.compile_async(Constraint.regex("2")))
+        last = asyncio.ensure_future(compiler.compile_async(Constraint.regex("3")))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        leave.set()
+        await asyncio.gather(first, last)
+
+    asyncio.run(scenario())
+    assert len(begun) == 2
+    compiler.close()
+
+
+def test_a_refusal_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = new_compiler()
+    refused = 0
+
+    def refuse(constraint: Constraint) -> Any:
+        nonlocal refused
+        refused += 1
+        raise AdmissionError("cannot be compiled", where="constraint regex", found="this")
+
+    compiler._compile = refuse  # type: ignore[method-assign]
+    for _ in range(3):
+        with pytest.raises(AdmissionError, match="constraint regex: cannot be compiled; found this"):
+            compiler.compile(Constraint.regex("1"))
+    assert refused == 1
+    now = grammar_compiler.time.monotonic()
+    monkeypatch.setattr(grammar_compiler.time, "monotonic", lambda: now + 3600)
+    with pytest.raises(AdmissionError):
+        compiler.compile(Constraint.regex("1"))
+    assert refused == 2
+    compiler.close()

@@ -20,6 +20,7 @@ from engine_support import ByteTable, Inbox, random_ids, request, scheduler_conf
 from grammar_support import Vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lease_support import GivenLease, SlicedLease
 
 from deepseek import kernels
 from deepseek.core.constraint import Constraint
@@ -162,6 +163,8 @@ class Case(NamedTuple):
     speculation: str
     most: int
     threads: int
+    slice: int = 0
+    late: int = 0
 
     @property
     def request(self) -> Request:
@@ -194,6 +197,8 @@ cases = st.builds(
     speculation=st.sampled_from(["off", "ngram", "mtp", "auto"]),
     most=st.integers(1, 5),
     threads=st.integers(1, 2),
+    slice=st.sampled_from([0, 1, 2, 3, 7]),
+    late=st.integers(0, 4),
 )
 
 
@@ -209,6 +214,8 @@ def neighbours(count: int, seed: int) -> list[Request]:
             one = replace(one, constraint=CONSTRAINTS[index % 2], sampling=replace(one.sampling, stop_token_ids=()))
         elif index % 9 == 3:
             one = replace(one, task="embed")
+        elif index % 7 == 4:
+            one = replace(one, lease=GivenLease(2 + index % 3, True))
         found.append(one)
     return found
 
@@ -218,7 +225,9 @@ def serve(loop: EngineLoop, requests: Sequence[Request]) -> dict[str, Inbox]:
     for asked in requests:
         matcher = None if asked.constraint is None else grammar_of(asked.constraint).matcher
         loop.add(asked, inboxes[asked.id].receive, matcher)
-    while loop.step():
+    idle = 0
+    while loop.has_work and idle < 10:  # a lease that is late may leave nothing to do
+        idle = 0 if loop.step() else idle + 1
         loop.scheduler.check()
     assert all(inbox.finish for inbox in inboxes.values())
     return inboxes
@@ -266,6 +275,8 @@ def hold(shape: str, form: str, case: Case, before: Sequence[Request] = ()) -> E
         serve(loop, [replace(request("warm", beginning, max_tokens=1), adapter=case.adapter)])
     longest = loop.scheduler.max_length - 16
     crowd = [one for one in neighbours(case.others, case.seed) if len(one.prompt_ids) < longest]
+    if case.slice:
+        asked = replace(asked, lease=SlicedLease(case.slice, case.late))
     found = serve(loop, [*before, *crowd[::2], asked, *crowd[1::2]])["target"]
     assert told(found) == expected
     return loop
@@ -292,7 +303,8 @@ PLAIN = Case(70, 12, "repeating", 1, 4, True, None, None, False, 512, 200, 0, 0.
 
 @every_model
 def test_each_thing_that_must_change_nothing_does_happen(shape: str, form: str) -> None:
-    """A batch of 32, a prefix hit, chunks of one token, a preemption, right and wrong guesses: all at their worst."""
+    """A batch of 32, a prefix hit, chunks of one token, a preemption, right and wrong guesses, a lease that comes late:
+    all at their worst."""
     hold(shape, form, PLAIN._replace(others=31, threads=2))
     hold(shape, form, PLAIN._replace(length=20, tokens=6, budget=1))
     hit = hold(shape, form, PLAIN._replace(warm=1.0, scores=False))
@@ -301,7 +313,9 @@ def test_each_thing_that_must_change_nothing_does_happen(shape: str, form: str) 
     full = hold(shape, form, PLAIN._replace(length=37, tokens=24, spare_blocks=6, scores=False), first)
     assert full.load().preemptions > 0
     for mode in ("ngram", "mtp"):
-        guessing = hold(shape, form, PLAIN._replace(tokens=40, speculation=mode))
+        guessing = hold(
+            shape, form, PLAIN._replace(tokens=40, speculation=mode, slice=0 if mode == "mtp" else 5, late=1)
+        )
         assert 0 < guessing.load().accepted_tokens < guessing.load().drafted_tokens
 
 

@@ -137,7 +137,7 @@ def test_a_preemption_in_the_middle_of_the_prompt_changes_no_bit(kind: Kind, ask
     while loop.has_work:
         loop.step()
         loop.scheduler.check()
-    assert loop.scheduler.preemptions > 0
+    assert loop.scheduler.places.preemptions > 0
     assert read(inboxes["r"]) == read(run(loop_of(kind), [asked])["r"])
 
 

@@ -30,7 +30,7 @@ def test_every_running_sequence_advances_in_every_step() -> None:
     for _ in range(30):
         plan = world.step()
         assert plan is not None
-    assert {len(s.output_ids) for s in world.scheduler._running} == {30}
+    assert {len(s.output_ids) for s in world.scheduler.places.running} == {30}
 
 
 def test_the_least_important_then_latest_gives_way_when_memory_is_short() -> None:
@@ -42,7 +42,7 @@ def test_the_least_important_then_latest_gives_way_when_memory_is_short() -> Non
     for _ in range(200):
         if world.step() is None:
             break
-        now_running = list(world.scheduler._running)
+        now_running = list(world.scheduler.places.running)
         order += [s.request.id for s in running if s not in now_running and s.status is Status.WAITING]
         running = now_running
     assert order[0] == "low"

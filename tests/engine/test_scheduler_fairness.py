@@ -24,7 +24,7 @@ class Crowd:
 
     def offer(self) -> None:
         for tenant, rate in self.rates.items():
-            waiting = sum(s.request.tenant == tenant for s in self.world.scheduler._waiting)
+            waiting = sum(s.request.tenant == tenant for s in self.world.scheduler.places.waiting)
             for _ in range(min(rate, rate * self.keep // 10 - waiting)):
                 number = self.counts[tenant]
                 self.counts[tenant] += 1
@@ -164,7 +164,7 @@ def test_tokens_recomputed_or_found_in_the_cache_are_not_charged() -> None:
     for number in range(3):
         world.add(request(f"r{number}", range(9), max_tokens=12, ignore_eos=True))
     world.drain()
-    assert world.scheduler.preemptions > 0
+    assert world.scheduler.places.preemptions > 0
     prompts = sum(9 - state.usage.cached_tokens for state in world.ended.values())
     assert prompts == 9 + 3 * 1
     assert world.scheduler.served("local") == prompts + 3 * (12 - 1)
@@ -176,4 +176,4 @@ def test_idle_tenants_are_forgotten_when_they_are_many(monkeypatch: pytest.Monke
     for number in range(100):
         world.add(request(f"r{number}", tenant=f"tenant{number}", max_tokens=1))
         world.step()
-    assert len(world.scheduler._waiting._served) <= 21
+    assert len(world.scheduler.places.waiting._served) <= 21

@@ -49,7 +49,7 @@ def test_a_preempted_sequence_keeps_its_place_in_the_grammar() -> None:
     for number in range(3):
         world.add(request(f"r{number}", range(4), max_tokens=12, seed=number), lambda: ToyMatcher(12, 1))
     world.drain()
-    assert world.scheduler.preemptions > 0
+    assert world.scheduler.places.preemptions > 0
     world.check_answers()
 
 

@@ -75,7 +75,7 @@ def play(config: dict[str, Any], script: list[tuple[str, Any]]) -> World:
         if kind == "add":
             fields, grammar = what
             if fields["prompt_logprobs"] is not None and number % 3 == 0:
-                fields = fields | {"max_tokens": 0}
+                fields = fields | {"max_tokens": 0, "n": 1}
             if fields["task"] == "embed" or fields.get("max_tokens") == 0:
                 grammar = None
             new_grammar = None if grammar is None else lambda grammar=grammar: ToyMatcher(*grammar)
@@ -121,7 +121,7 @@ def test_the_simulation_reaches_preemption_sharing_chunking_and_eviction() -> No
     world.drain()
     world.check_answers()
     pool = world.scheduler.pool
-    assert world.scheduler.preemptions > 10
+    assert world.scheduler.places.preemptions > 10
     assert pool.stats.hits > 100
     assert pool.stats.evictions > 10
     assert any(len(StepPlan.from_bytes(plan).rows) < StepPlan.from_bytes(plan).num_sequences for plan in world.plans)
@@ -155,5 +155,5 @@ def test_the_simulation_reaches_right_and_wrong_drafts_grammars_and_preempted_re
     world.drain()
     world.check_answers()
     drafted = sum(int(StepPlan.from_bytes(plan).drafted.sum()) for plan in world.plans)
-    assert world.scheduler.preemptions > 5
+    assert world.scheduler.places.preemptions > 5
     assert 100 < world.confirmed < drafted - 20

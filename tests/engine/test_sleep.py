@@ -164,7 +164,8 @@ def test_weights_that_came_from_tensors_are_not_dropped_unless_they_can_be_read_
         await engine.sleep(2, weights=new)
         await engine.wake()
         events = await read(engine, asked).events()
-        assert ids_of(events) == ids_of(await alone(load_model(new), asked)) and set(versions_of(events)) == {1}
+        # Nobody knows that the files hold what the tensors were: another version.
+        assert ids_of(events) == ids_of(await alone(load_model(new), asked)) and set(versions_of(events)) == {2}
         await engine.sleep(2)  # they came from a path now
         await engine.wake()
 
@@ -229,6 +230,30 @@ def test_weights_can_be_changed_asleep(level: int, tmp_path: Path) -> None:
         await engine.wake()
         events = await reader.events()
         assert ids_of(events) == ids_of(await alone(load_model(new), asked)) and set(versions_of(events)) == {1}
+
+    with serving(load_model(path), path) as (engine, gate):
+        go(main())
+
+
+@pytest.mark.parametrize("how", ["another checkpoint", "other files in the same place"])
+def test_waking_onto_other_weights_is_another_version(how: str, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "old", "grouped_query", 1)
+    new = checkpoint(tmp_path / "new", "grouped_query", 2) if how == "another checkpoint" else path
+    asked = request(prompt=random_ids(20, 2), max_tokens=8)
+
+    async def main() -> None:
+        gate.open_for_good()
+        before = ids_of(await read(engine, asked).events())
+        await engine.sleep(2, weights=new)
+        if new == path:
+            checkpoint(path, "grouped_query", 2)
+        await engine.wake()
+        events = await read(engine, asked).events()
+        assert set(versions_of(events)) == {1} and ids_of(events) != before
+        assert ids_of(events) == ids_of(await alone(load_model(new), asked))
+        await engine.sleep(2)
+        await engine.wake()
+        assert engine.load().weights_version == 1  # the same again
 
     with serving(load_model(path), path) as (engine, gate):
         go(main())

@@ -99,7 +99,7 @@ def test_drafts_never_preempt_and_give_back_the_blocks_of_those_that_were_wrong(
     assert sum(map(sum, drafted(guessing))) > 20
     assert guessing.confirmed == 0
     # 3 x 3 blocks is exactly what they need: whoever kept one for a guess would push another one out.
-    assert guessing.scheduler.preemptions == alone.scheduler.preemptions == 0
+    assert guessing.scheduler.places.preemptions == alone.scheduler.places.preemptions == 0
     assert len(guessing.plans) == len(alone.plans)
 
 
@@ -107,7 +107,7 @@ def test_a_preempted_sequence_drops_its_draft() -> None:
     world = perfect()
     world.add(request("r", max_tokens=30, ignore_eos=True))
     world.step()
-    (sequence,) = world.scheduler._running
+    (sequence,) = world.scheduler.places.running
     assert len(sequence.draft) == 3
     world.scheduler.set_weights_version(1)
     assert sequence.draft == []
@@ -157,7 +157,7 @@ def test_nothing_is_drafted_when_speculation_is_off_or_no_draft_is_allowed() -> 
 
 def test_a_grammar_without_alternatives_is_a_free_draft_even_where_drafts_do_not_pay() -> None:
     scheduler = Scheduler(SchedulerConfig(num_blocks=8, max_model_len=64, speculation="auto", max_draft_tokens=2))
-    for payoff in (scheduler._speculation._layer_pays, scheduler._speculation._ngrams_pay):
+    for payoff in (scheduler.planner.speculation._layer_pays, scheduler.planner.speculation._ngrams_pay):
         payoff.wants_drafts = lambda running: False  # type: ignore[method-assign]
 
     class Fixed(ToyMatcher):

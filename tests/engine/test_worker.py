@@ -104,7 +104,7 @@ def test_a_draft_begins_with_what_the_head_says_of_the_whole_text(
     worker = Recording(Worker(model, 64, 8, drafts=True))
     loop = scripted_loop(worker, num_blocks=64, max_tokens_per_step=budget, max_sequences=1, speculation="mtp")
     if in_turn:  # 20 steps of 24 are put off: more than are kept
-        loop.scheduler._speculation._what_of_the_layer = (  # type: ignore[method-assign]
+        loop.scheduler.planner.speculation._what_of_the_layer = (  # type: ignore[method-assign]
             lambda _: DRAFT_NOW if 2 <= len(worker.seen) % 24 < 6 else DRAFT_LATER
         )
     asked = request(prompt=random_ids(21, 4), max_tokens=60 if in_turn else 30, logit_bias=bias)
@@ -139,7 +139,7 @@ def test_weights_and_caches_that_change_leave_nothing_put_off_behind() -> None:
     model = tiny_model("grouped_query", draft_layers=1)
     worker = Worker(model, 64, 8, drafts=True)
     loop = scripted_loop(worker, num_blocks=64, speculation="mtp")
-    loop.scheduler._speculation._what_of_the_layer = lambda _: DRAFT_LATER  # type: ignore[method-assign]
+    loop.scheduler.planner.speculation._what_of_the_layer = lambda _: DRAFT_LATER  # type: ignore[method-assign]
     for forget in (lambda: worker.use(model), worker.drop_cache):
         loop.add(request(), lambda events: None)
         loop.step()

@@ -18,9 +18,10 @@ from deepseek.core.errors import ConfigError
 from deepseek.models import quantize
 from deepseek.models import quantize_cache as cache_module
 from deepseek.models.checkpoint import load_model
-from deepseek.models.quantize_cache import pack_nibbles, unpack_nibbles
+from deepseek.models.quantize_cache import CacheReader, CacheWriter, pack_nibbles, unpack_nibbles
 from deepseek.models.safetensors_files import SINGLE_FILE
 from deepseek.models.transformer import Quantization
+from deepseek.precision.integer import IntegerPieces
 
 Logits = torch.Tensor
 
@@ -163,6 +164,56 @@ def test_a_disk_that_fills_up_costs_the_cache_and_not_the_model(
     assert torch.equal(logits(saved, tmp_path / "cache"), logits(saved, None))
     assert "could not be kept" in capsys.readouterr().err
     assert caches(tmp_path / "cache") == []
+
+
+def test_a_disk_that_is_full_when_the_last_bytes_are_flushed_costs_the_cache_alone(tmp_path: Path) -> None:
+    writer = CacheWriter(tmp_path, "key", {})
+    assert writer._file is not None
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, writer._file.fileno())
+    os.close(full)
+    writer._file.write(b"x")
+    writer.finish()
+    writer.close()
+    assert writer.error is not None and writer.error.errno == 28 and caches(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_cache_that_is_deleted_while_it_is_read_is_made_anew(
+    mode: Quantization, saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = logits(saved, tmp_path / "cache", mode)
+    pieces, read = CacheReader.pieces, 0
+
+    def vanishing(reader: CacheReader, name: str) -> IntegerPieces:
+        nonlocal read
+        read += 1
+        if read == 3:
+            shutil.rmtree(reader.directory)
+            reader._reader._drop()
+        return pieces(reader, name)
+
+    monkeypatch.setattr(CacheReader, "pieces", vanishing)
+    assert torch.equal(logits(saved, tmp_path / "cache", mode), expected)
+    assert read > 2 and len(caches(tmp_path / "cache")) == 1
+
+
+def test_a_whole_cache_that_another_process_made_first_is_left_alone(
+    saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits(saved, tmp_path / "cache")
+    (cache,) = caches(tmp_path / "cache")
+    inode = (cache / SINGLE_FILE).stat().st_ino
+    other = cache.rename(tmp_path / "other")
+    finish = CacheWriter.finish
+
+    def second(writer: CacheWriter) -> None:
+        other.rename(cache)
+        finish(writer)
+
+    monkeypatch.setattr(CacheWriter, "finish", second)
+    logits(saved, tmp_path / "cache")
+    assert caches(tmp_path / "cache") == [cache] and (cache / SINGLE_FILE).stat().st_ino == inode
 
 
 def test_a_load_that_fails_leaves_nothing_behind(saved: Checkpoint, tmp_path: Path) -> None:

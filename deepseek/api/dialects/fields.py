@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -97,3 +97,40 @@ class Only:
         raise PydanticCustomError(
             "unsupported", "{allowed}; anything else is not supported yet", {"allowed": self._allowed}
         )
+
+
+class Octets:
+    """Annotates a list of numbers below 256 that are the bytes of something; Protobuf has a type for that."""
+
+
+class Unread(Only):
+    """Annotates a field that a client's own library adds to what it received, and that is not looked at."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"description": "What OpenAI's client adds to an answer; not looked at."}
+
+    def _check(self, value: object) -> object:
+        return value
+
+
+def tag_of(key: str, expected: str) -> Discriminator:
+    """Picks a member of a union by the value of one field; each member is `Annotated[Model, tagged("value")]`.
+
+    pydantic puts the tag into the place of an error; ours are no identifiers, so that problems leave them out.
+    """
+
+    def read(value: object) -> str | None:
+        found = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        return f"<{found}>" if isinstance(found, str) else None
+
+    return Discriminator(read, custom_error_type="unknown_member", custom_error_message=expected)
+
+
+def tagged(value: str) -> Tag:
+    return Tag(f"<{value}>")
+
+
+Opaque = Annotated[str, Field(max_length=512)]
+CallId = Annotated[str, Field(min_length=1, max_length=256)]
+FunctionName = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,128}$", description="Letters, digits, _ and -.")]
+MAX_TOOLS = 256

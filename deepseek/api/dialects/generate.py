@@ -9,7 +9,7 @@ that is not past the last one's end, the prompt was computed anew and the new sc
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
@@ -17,15 +17,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deepseek.api.admission import adapter_of, completion_limit, encode, new_id, refuse_while_draining
-from deepseek.api.answer import Answer
+from deepseek.api.answer import Answer, ServerSentEvents
 from deepseek.api.body import read_model
 from deepseek.api.dialects.fields import Model, StopStrings, TopLogprobs
 from deepseek.api.dialects.logprobs import LogprobModel, own_entries
 from deepseek.api.dialects.sampling import SamplingFields
 from deepseek.api.dialects.structured import constraint_of
+from deepseek.api.guard import caller_of
+from deepseek.api.middleware import arrival_of
 from deepseek.api.scopes import Scope, needs
+from deepseek.api.spoken import Spoken
 from deepseek.api.state import ServerState, TextCodec
 from deepseek.api.wire import dump_json, sse_frame
+from deepseek.core.deltas import Delta
 from deepseek.core.engine import Finish, PromptScores, Tokens, Usage
 from deepseek.engine.reading import join_scores
 
@@ -89,10 +93,8 @@ class GenerateResponse(BaseModel):
 BODY = TypeAdapter(GenerateRequest)
 
 
-class GenerateDialect:
+class GenerateDialect(ServerSentEvents):
     """The bytes of a raw completion."""
-
-    openai = False
 
     def __init__(self, request_id: str, body: GenerateRequest, text: TextCodec) -> None:
         self._id = request_id
@@ -112,28 +114,26 @@ class GenerateDialect:
         frame = {"id": self._id, "text": "", "prompt_logprobs": entries, "prompt_start": scores.start}
         return sse_frame(dump_json(frame))
 
-    def delta(self, tokens: Tokens) -> bytes:
+    def delta(self, tokens: Tokens, deltas: Sequence[Delta]) -> bytes:
         if self._logprobs and tokens.logprobs:
             entries = own_entries(tokens.logprobs, self._text)
             return sse_frame(dump_json({**self._frame(tokens.choice, tokens.text), "logprobs": entries}))
         return sse_frame(dump_json(self._frame(tokens.choice, tokens.text))) if tokens.text else b""
 
-    def closing(self, finish: Finish) -> bytes:
+    def closing(self, finish: Finish, deltas: Mapping[int, Sequence[Delta]]) -> bytes:
         choices = [{"index": index, "text": "", "finish_reason": reason} for index, reason in enumerate(finish.reasons)]
         return sse_frame(dump_json(self._body(choices, finish)))
 
-    def whole(self, parts: list[Tokens], scores: list[PromptScores], finish: Finish) -> bytes:
-        choices: list[dict[str, Any]] = []
-        for index, reason in enumerate(finish.reasons):
-            own = [part for part in parts if part.choice == index]
-            text = self._echo + "".join(part.text for part in own)
-            choice = {"index": index, "text": text, "finish_reason": reason}
+    def whole(self, choices: Sequence[Spoken], scores: Sequence[PromptScores], finish: Finish) -> bytes:
+        written: list[dict[str, Any]] = []
+        for spoken in choices:
+            choice = {"index": spoken.index, "text": self._echo + spoken.text, "finish_reason": spoken.reason}
             if self._logprobs:
-                choice["logprobs"] = own_entries((entry for part in own for entry in part.logprobs or ()), self._text)
-            choices.append(choice)
-        body = self._body(choices, finish)
+                choice["logprobs"] = own_entries(spoken.logprobs(), self._text)
+            written.append(choice)
+        body = self._body(written, finish)
         if scores:
-            body["prompt_logprobs"] = own_entries(join_scores(scores).logprobs, self._text)
+            body["prompt_logprobs"] = own_entries(join_scores(list(scores)).logprobs, self._text)
         return dump_json(body)
 
     def _frame(self, index: int, text: str) -> dict[str, Any]:
@@ -153,11 +153,11 @@ class GenerateDialect:
 @needs(Scope.INFER)
 async def generate(request: Request) -> Response:
     """Continue a prompt. Server-sent events when `stream` is true; the last one carries `finish_reason` and `usage`."""
-    arrived = time.perf_counter()
     state: ServerState = request.app.state.server
+    caller, arrived = caller_of(request.scope), arrival_of(request.scope)
     refuse_while_draining(state)
     body = await read_model(request, BODY, state.settings)
-    adapter = adapter_of(state, body.model)
+    adapter = adapter_of(state, caller, body.model)
     constraint, field = await constraint_of(body.response_format, body.structured_outputs)
     prompt = body.prompt
     ids = await encode(state, lambda: state.text.encode_prompt(prompt), len(prompt), "prompt")
@@ -175,6 +175,9 @@ async def generate(request: Request) -> Response:
             arrived=arrived,
         ),
         GenerateDialect(request_id, body, state.text),
+        caller=caller,
+        model=body.model,
+        route="/v1/generate",
         stream=bool(body.stream),
         arrived=arrived,
         fields={"constraint": field, "adapter": "model"},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 
+from deepseek.api.dialects.fields import Octets
 from deepseek.api.state import TextCodec
 from deepseek.core.engine import TokenLogprob
 
@@ -20,13 +21,32 @@ class TokenModel(BaseModel):
     token: str
     token_id: int
     logprob: float
-    bytes: list[int]
+    bytes: Annotated[list[int], Octets()]
 
 
 class LogprobModel(TokenModel):
     """A token of the text, and the most probable ones at its place."""
 
     top_logprobs: list[TokenModel]
+
+
+class ChatTokenModel(BaseModel):
+    """The same in OpenAI's form."""
+
+    token: str
+    logprob: float
+    bytes: Annotated[list[int], Octets()]
+
+
+class ChatLogprobModel(ChatTokenModel):
+    top_logprobs: list[ChatTokenModel]
+
+
+class ChatLogprobs(BaseModel):
+    """Of the tokens of an answer, thinking and calls included."""
+
+    content: list[ChatLogprobModel]
+    refusal: None
 
 
 def openai_entries(entries: Iterable[TokenLogprob], text: TextCodec) -> list[dict[str, Any]]:

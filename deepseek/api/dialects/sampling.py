@@ -76,8 +76,10 @@ class SamplingFields(StrictModel):
         constraint: Constraint | None,
         adapter: str | None,
         arrived: float,
+        show_controls: bool = False,
     ) -> Request:
-        """The engine's request. arrived: on time.perf_counter; a timeout counts from there.
+        """The engine's request. arrived: on time.perf_counter; a timeout counts from there. show_controls: control tokens
+        stand in the text, for a parser to read.
 
         Raises AdmissionError for fields that do not go together.
         """
@@ -100,6 +102,7 @@ class SamplingFields(StrictModel):
             logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             bad_words=tuple(self.bad_words or ()),
             min_tokens=self.min_tokens or 0,
+            skip_special_tokens=not show_controls,
         )
         deadline = None
         if self.timeout_s is not None:

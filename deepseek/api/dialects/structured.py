@@ -64,16 +64,18 @@ class StructuredOutputs(StrictModel):
 async def constraint_of(
     response_format: ResponseFormat | None, structured: StructuredOutputs | None
 ) -> tuple[Constraint | None, str]:
-    """The constraint, and the name of the field it came from. Raises Problem for one that has no valid form.
-
-    A schema may be large, so it is read in a worker thread.
-    """
+    """The constraint, and the name of the field it came from. Raises Problem for one that has no valid form."""
     found = _find(response_format, structured)
     if found is None:
         return None, ""
     make, field = found
+    return await constraint_made(make, field), field
+
+
+async def constraint_made(make: Callable[[], Constraint], field: str) -> Constraint:
+    """A constraint of this field, made in a worker thread: a schema may be large. Raises Problem as `constraint_of`."""
     try:
-        return await asyncio.to_thread(make), field
+        return await asyncio.to_thread(make)
     except AdmissionError as error:
         raise problem_of(error, fields={"constraint": field}) from None
 

@@ -1,7 +1,8 @@
 // The playground: a conversation or a text to continue, streamed, with its numbers. Everything from the
 // server or the user goes into the page as text, never as markup.
 
-import { events, ProblemError } from "/static/stream.js";
+import { hasKey, identity, keepKey } from "/static/key.js";
+import { events, ProblemError, problemOf } from "/static/stream.js";
 import { examples, words } from "/static/words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -55,9 +56,14 @@ function showHealth() {
 
 async function connect() {
   try {
-    const [ready, models] = await Promise.all([fetch("/readyz"), fetch("/v1/models").then((answer) => answer.json())]);
+    const [ready, models] = await Promise.all([fetch("/readyz"), fetch("/v1/models", { headers: identity() })]);
     health = ready.ok ? "ready" : "down";
-    const names = models.data.map((model) => model.id);
+    if (!models.ok) {
+      showHealth();
+      return refused(await problemOf(models));
+    }
+    open();
+    const names = (await models.json()).data.map((model) => model.id);
     const chosen = $("model").value;
     $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
     describe();
@@ -65,6 +71,33 @@ async function connect() {
     health = "down";
   }
   showHealth();
+}
+
+// The server wants to know who asks, or does not take the key it was given; any other problem is only shown.
+function refused(problem) {
+  if (problem.status === 401) {
+    const wrong = hasKey();
+    keepKey("");
+    $("gate").hidden = false;
+    for (const link of document.querySelectorAll(".guarded")) link.hidden = true;
+    showProblem(wrong ? problem : null);
+    describe();
+    $("key").focus();
+  } else showProblem(problem);
+}
+
+function open() {
+  if (!$("gate").hidden) showProblem(null);
+  $("gate").hidden = true;
+  for (const link of document.querySelectorAll(".guarded")) link.hidden = hasKey();
+}
+
+function useKey() {
+  const key = $("key").value.trim();
+  if (!key) return $("key").focus();
+  keepKey(encodeURI(key)); // no header can carry other characters, and no key has them
+  $("key").value = "";
+  return connect();
 }
 
 // What the form says, as a request. Throws a problem naming the field that is not a number.
@@ -99,7 +132,9 @@ function describe() {
   try {
     const [path, body] = request($("prompt").value || "…");
     const data = JSON.stringify(body, null, 1).replaceAll("'", "'\\''");
-    text = `curl -N ${location.origin}${path} \\\n  -H 'content-type: application/json' \\\n  -d '${data}'`;
+    // The key itself is not shown.
+    const key = hasKey() || !$("gate").hidden ? ` \\\n  -H "authorization: Bearer $DEEPSEEK_API_KEY"` : "";
+    text = `curl -N ${location.origin}${path} \\\n  -H 'content-type: application/json'${key} \\\n  -d '${data}'`;
   } catch (error) {
     text = error.message;
   }
@@ -176,7 +211,8 @@ async function send() {
     if (error.name === "AbortError") stats.reason = "stopped";
     else {
       stats.reason = "error";
-      showProblem(error instanceof ProblemError ? error.problem : { title: t("offline"), detail: error.message });
+      if (error instanceof ProblemError) refused(error.problem);
+      else showProblem({ title: t("offline"), detail: error.message });
       if (!(error instanceof ProblemError)) connect();
     }
   } finally {
@@ -247,6 +283,7 @@ function clear() {
   describe();
 }
 
+$("gate").addEventListener("submit", (event) => { event.preventDefault(); useKey(); });
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 $("stop").addEventListener("click", () => state.running?.abort());
 $("clear").addEventListener("click", () => { clear(); $("prompt").focus(); });

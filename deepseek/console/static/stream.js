@@ -1,5 +1,7 @@
 // One streamed request: posts it, reads its server-sent events, and turns every failure into a problem document.
 
+import { identity } from "/static/key.js";
+
 // An error that carries a problem document (RFC 9457) to show.
 export class ProblemError extends Error {
   constructor(problem) {
@@ -11,7 +13,7 @@ export class ProblemError extends Error {
 // Yields the parsed data of each event. Throws ProblemError; an abort passes through as AbortError.
 export async function* events(path, body, signal) {
   const response = await fetch(path, {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal,
+    method: "POST", headers: { "content-type": "application/json", ...identity() }, body: JSON.stringify(body), signal,
   });
   if (!response.ok) throw new ProblemError(await problemOf(response));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -42,7 +44,7 @@ function parse(frame) {
   return event;
 }
 
-async function problemOf(response) {
+export async function problemOf(response) {
   try {
     return await response.json();
   } catch {

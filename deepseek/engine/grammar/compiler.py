@@ -42,6 +42,8 @@ _START_S = 60.0
 # A compiled grammar holds lexer states and grammar symbols; measured over real schemas, it grows with its source.
 _BYTES_PER_GRAMMAR = 200_000
 _BYTES_PER_SOURCE_BYTE = 100
+_REFUSED_S, _MOST_REFUSALS = 60.0, 256
+"""How long a refusal is remembered, and how many are."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,8 @@ class GrammarCompiler:
         self._grammars: OrderedDict[Constraint, CompiledGrammar] = OrderedDict()
         self._grammar_bytes = 0
         self._pending: dict[Constraint, Future[CompiledGrammar]] = {}
+        self._waiting: dict[Constraint, int] = {}  # readers of each that is pending
+        self._refusals: OrderedDict[Constraint, tuple[float, AdmissionError]] = OrderedDict()  # until when, and why
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grammar")
         self._local = threading.local()
         self._probes: list[_Probe] = []
@@ -95,14 +99,23 @@ class GrammarCompiler:
     def compile(self, constraint: Constraint) -> CompiledGrammar:
         """The grammar of a constraint; blocks. Raises AdmissionError, and EngineError once closed."""
         found = self._find_or_start(constraint)
-        return found if isinstance(found, CompiledGrammar) else found.result()
+        if isinstance(found, CompiledGrammar):
+            return found
+        try:
+            return found.result()
+        finally:
+            self._leave(constraint, found)
 
     async def compile_async(self, constraint: Constraint) -> CompiledGrammar:
-        """The same, without blocking the event loop. Cancelling it does not stop the work, which others may wait for."""
+        """The same, without blocking the event loop. Cancelling it does not stop work under way; what has
+        not begun is left undone if nobody else waits for it."""
         found = self._find_or_start(constraint)
         if isinstance(found, CompiledGrammar):
             return found
-        return await asyncio.shield(asyncio.wrap_future(found))
+        try:
+            return await asyncio.shield(asyncio.wrap_future(found))
+        finally:
+            self._leave(constraint, found)
 
     def close(self) -> None:
         """Refuse further constraints and end the processes. Those who wait get an EngineError. Idempotent."""
@@ -121,7 +134,13 @@ class GrammarCompiler:
             if (grammar := self._grammars.get(constraint)) is not None:
                 self._grammars.move_to_end(constraint)
                 return grammar
+            if (refusal := self._refusals.get(constraint)) is not None:
+                until, said = refusal
+                if time.monotonic() < until:
+                    raise _same(said)
+                del self._refusals[constraint]
             if (pending := self._pending.get(constraint)) is not None:
+                self._waiting[constraint] += 1
                 return pending
             if len(self._pending) >= self._most_pending:
                 raise AdmissionError(
@@ -133,23 +152,36 @@ class GrammarCompiler:
                 )
             future: Future[CompiledGrammar] = Future()
             self._pending[constraint] = future
+            self._waiting[constraint] = 1
             with _stack_size(2 * PROBE_STACK_BYTES):
                 self._threads.submit(self._work, constraint, future)
             return future
 
+    def _leave(self, constraint: Constraint, future: Future[CompiledGrammar]) -> None:
+        with self._lock:
+            if self._pending.get(constraint) is future:
+                self._waiting[constraint] -= 1
+
     def _work(self, constraint: Constraint, future: Future[CompiledGrammar]) -> None:
+        with self._lock:
+            if not self._waiting[constraint]:
+                del self._pending[constraint], self._waiting[constraint]
+                future.cancel()
+                return
         begun = time.monotonic()
         try:
             grammar = self._compile(constraint)
         except BaseException as error:  # whoever waits is told, whatever it is
             with self._lock:
-                del self._pending[constraint]
+                del self._pending[constraint], self._waiting[constraint]
                 self.stats.refused += 1
                 self.stats.seconds += time.monotonic() - begun
+                if isinstance(error, AdmissionError):
+                    self._refuse_for_a_while(constraint, error)
             future.set_exception(error)
             return
         with self._lock:
-            del self._pending[constraint]
+            del self._pending[constraint], self._waiting[constraint]
             self.stats.compiled += 1
             self.stats.seconds += time.monotonic() - begun
             self._keep(constraint, grammar)
@@ -184,6 +216,12 @@ class GrammarCompiler:
             self._local.probe = probe
         return probe
 
+    def _refuse_for_a_while(self, constraint: Constraint, error: AdmissionError) -> None:
+        """What cannot be compiled takes as long as what can, and clients ask again."""
+        while len(self._refusals) >= _MOST_REFUSALS:
+            self._refusals.popitem(last=False)
+        self._refusals[constraint] = time.monotonic() + _REFUSED_S, _same(error)
+
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode_piece(text, at_start=False)
 
@@ -207,6 +245,18 @@ def _stack_size(size: int) -> Iterator[None]:
 
 def _grammar_bytes(constraint: Constraint) -> int:
     return _BYTES_PER_GRAMMAR + _BYTES_PER_SOURCE_BYTE * len(constraint.source)
+
+
+def _same(error: AdmissionError) -> AdmissionError:
+    """What it says, without its traceback, which holds whoever it was raised to."""
+    return AdmissionError(
+        error.what,
+        reason=error.reason,
+        where=error.where,
+        found=error.found,
+        expected=error.expected,
+        fix=error.fix,
+    )
 
 
 class _Probe:

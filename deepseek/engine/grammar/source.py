@@ -3,6 +3,7 @@
 Its input is a JSON document that holds a Lark grammar or a JSON schema. Schemas are rewritten first (see
 `schema`), regular expressions too (`regex`). A Lark grammar is the user's own, but for two things: a
 schema in it is rewritten like any other, and it cannot name the model's control tokens, which no text may produce.
+Only markup can, which comes from this program alone.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def grammar_source(constraint: Constraint) -> str:
             grammar = _from_expression("|".join(map(literal, constraint.choices)))
         case "lark":
             grammar = {"lark_grammar": _checked_lark(constraint.source)}
+        case "markup":
+            grammar = {"lark_grammar": _markup_grammar(json.loads(constraint.source))}
     return json.dumps({"grammars": [grammar]})
 
 
@@ -54,6 +57,42 @@ def _styled(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _from_expression(expression: str) -> dict[str, Any]:
     return {"lark_grammar": f"start: TEXT\nTEXT: /{expression}/"}
+
+
+def _markup_grammar(markup: list[Any]) -> str:
+    """Lark for a markup tree. Control tokens go by their ids: they stand for no bytes, so nothing else can ask for them."""
+    rules: list[str] = []
+
+    def write(node: list[Any]) -> str:
+        match node:
+            case ["text", text]:
+                return f"/{literal(text)}/"
+            case ["token", token]:
+                return f"<[{token}]>"
+            case ["free"]:
+                return "FREE?"
+            case ["until", text]:
+                return f"/(?s:.*){literal(text)}/"
+            case ["json", schema]:
+                return rule("%json " + json.dumps(_styled(rewrite(json.dumps(schema)))))
+            case ["all", *parts]:
+                return "(" + " ".join(map(write, parts)) + ")"
+            case ["any", *parts]:
+                return "(" + " | ".join(map(write, parts)) + ")"
+            case ["maybe", part]:
+                return f"{rule(write(part))}?"
+            case ["many", part, *separator]:
+                repeated = rule(write(part))
+                return f"({repeated} ({' '.join(map(write, separator))} {repeated})*)"
+            case _:
+                raise AdmissionError("not a piece of markup", where="constraint markup", found=repr(node)[:80])
+
+    def rule(body: str) -> str:
+        rules.append(f"rule_{len(rules)}: {body}")
+        return f"rule_{len(rules) - 1}"
+
+    start = write(markup)
+    return "\n".join([f"start: {start}", *rules, "FREE: /(?s:.+)/"])
 
 
 def _checked_lark(source: str) -> str:

@@ -44,7 +44,7 @@ INLINE void dots8(const RowBlock& rows, const char* w, int64_t groups, int colum
 #pragma GCC unroll 2
             for (int v = 0; v < NV; v++) {
                 code[v] = _mm512_loadu_si512(w + (g + c) * 128 + v * 64);
-                if (MR > 6) __builtin_prefetch(w + (g + c) * 128 + v * 64 + AHEAD, 0, 2);
+                if (MR > 6) __builtin_prefetch(w + (g + c) * 128 + v * 64 + AHEAD, 0, 3);
             }
 #pragma GCC unroll 16
             for (int m = 0; m < MR; m++) {
@@ -84,7 +84,7 @@ INLINE void dots4(const RowBlock& rows, const char* w, int sub, int column, VI32
 #pragma GCC unroll 2
         for (int v = 0; v < NV; v++) {
             const VI32 both = _mm512_loadu_si512(w + g * 128 + column * 4 + v * 64);
-            if (MR > 6) __builtin_prefetch(w + g * 128 + column * 4 + v * 64 + AHEAD, 0, 2);
+            if (MR > 6) __builtin_prefetch(w + g * 128 + column * 4 + v * 64 + AHEAD, 0, 3);
             const VI32 w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
 #pragma GCC unroll 16
             for (int m = 0; m < MR; m++) {

@@ -1,0 +1,362 @@
+"""Runs batches: each line through the endpoint it names, in its caller's name, behind everything else that waits.
+
+One task looks for batches that have not ended, at the start and whenever one is made; each runs as a task of its own, and
+all together keep a bounded number of lines in the engine. A batch is run by whoever holds its lock file, so a second
+server on the same directory leaves it alone. Draining, no line begins; those that did not end are asked again after
+the restart, and those that did are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from deepseek.api.identity.caller import Caller
+from deepseek.api.inner import Endpoint, InnerAnswer, ask_inside
+from deepseek.api.kept import batches as rows
+from deepseek.api.kept import files
+from deepseek.api.kept.batches import Batch, BatchError, BatchStatus
+from deepseek.api.kept.callers import recall
+from deepseek.api.kept.files import KeptFile
+from deepseek.api.kept.lines import Line, Results, check, read_lines, result_line, unanswered_line
+from deepseek.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from deepseek.api.state import ServerState
+
+log = logging.getLogger("deepseek.api")
+
+T = TypeVar("T")
+
+MAX_BATCHES = 16
+"""Run at once; the others wait their turn."""
+MAX_OF_TENANT = 4
+"""Of those, so that one tenant's batches leave room for another's."""
+LINES_AT_ONCE = 8
+"""Of all batches together."""
+LINES_OF_ONE = 4
+LOOK_S = 30.0
+"""Between looks for batches that another server left."""
+SAVE_S = 1.0
+"""Between writes of how far a batch has come, and looks at whether it was cancelled elsewhere."""
+RETRY_S = 0.5, 30.0
+ENGINE_TRIES = 5
+"""A line that an engine could not serve is asked again once it answers, in case it was not the line's fault."""
+LAST = 2**20
+"""Added to the priority of every line: behind whoever waits for an answer."""
+READ_LINES = 32
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One batch while it runs here."""
+
+    batch: Batch
+    cancelled: asyncio.Event
+    saved: float = 0.0
+
+
+class BatchRunner:
+    """The batches of one server. Used from one event loop. endpoints: by the path that a batch may name."""
+
+    def __init__(self, state: ServerState, endpoints: dict[str, Endpoint]) -> None:
+        self.endpoints = endpoints
+        self._state = state
+        self._app: Any = None
+        self._runs: dict[tuple[str, str], _Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gate = asyncio.Semaphore(LINES_AT_ONCE)
+        self._news = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    def start(self, app: Any) -> None:
+        """Run what has not ended, from now on. app: what endpoints find at `request.app`."""
+        self._app = app
+        self._looking = asyncio.get_running_loop().create_task(self._look(), context=contextvars.Context())
+
+    def wake(self) -> None:
+        """There is a new batch."""
+        self._news.set()
+
+    def cancel(self, tenant: str, batch_id: str) -> None:
+        """The batch's row says "cancelling": end what runs of it."""
+        run = self._runs.get((tenant, batch_id))
+        if run is not None:
+            run.cancelled.set()
+        self._news.set()
+
+    async def close(self) -> None:
+        """Stop at once; batches that have not ended stay as they are."""
+        tasks = [*self._tasks, *([self._looking] if self._looking is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look(self) -> None:
+        while not self._state.lifecycle.draining:
+            self._news.clear()
+            try:
+                if self._state.shelf.in_use:
+                    for batch in await self._state.shelf.read(rows.unfinished):
+                        self._begin(batch)
+            except StoreError as error:
+                log.error("batches cannot be read: %s", error)
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    def _begin(self, batch: Batch) -> None:
+        key = batch.tenant, batch.id
+        of_tenant = sum(tenant == batch.tenant for tenant, _ in self._runs)
+        if key in self._runs or len(self._runs) >= MAX_BATCHES or of_tenant >= MAX_OF_TENANT:
+            return
+        run = self._runs[key] = _Run(batch, asyncio.Event())
+        task = asyncio.get_running_loop().create_task(self._run(run))
+        self._tasks.add(task)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            self._tasks.discard(done)
+            del self._runs[key]
+            if not done.cancelled():
+                self._news.set()  # others may be waiting for its place
+
+        task.add_done_callback(ended)
+
+    async def _run(self, run: _Run) -> None:
+        batch = run.batch
+        directory = await self._state.shelf.directory_of(batch.tenant)
+        lock = await asyncio.to_thread(_take, directory / f"{batch.id}.lock")
+        if lock is None:
+            return
+        try:
+            # It may have ended between the look and the lock.
+            now = await self._state.shelf.read(lambda connection: rows.get(connection, batch.tenant, batch.id))
+            if now is not None and now.status in rows.UNFINISHED:
+                run.batch = now
+                await self._carry_out(run, directory)
+                await asyncio.to_thread((directory / f"{batch.id}.lock").unlink, missing_ok=True)
+        except StoreError as error:
+            log.error("batch %s: stopped for now: %s", batch.id, error)
+        except Exception:
+            log.exception("batch %s failed", batch.id)
+            failure = BatchError("internal_error", "The server failed on this batch; the log has it under its id.")
+            failed = run.batch.at("failed", time.time(), failures=(failure,))
+            await self._state.shelf.write(lambda connection: rows.save(connection, failed))
+        finally:
+            await asyncio.to_thread(os.close, lock)
+
+    async def _carry_out(self, run: _Run, directory: Path) -> None:
+        batch = run.batch
+        if batch.status == "validating":
+            path = directory / batch.input_file
+            total, failures = await asyncio.to_thread(check, path, batch.endpoint)
+            status: BatchStatus = "failed" if failures else "in_progress"
+            await self._save(run, batch.at(status, time.time(), total=total, failures=failures))
+            if failures and run.batch.status == "failed":
+                return
+        results = await asyncio.to_thread(Results, directory / batch.output, directory / batch.errors_file)
+        try:
+            if run.batch.status == "in_progress" and not await self._answer_all(run, directory, results):
+                return  # the server is on its way out; the rest is for the next one
+            await self._finalize(run, directory, results)
+        finally:
+            await asyncio.to_thread(results.close)
+
+    async def _answer_all(self, run: _Run, directory: Path, results: Results) -> bool:
+        """Ask what has not been asked. False if the server drains before all is."""
+        lines = _Source(directory / run.batch.input_file, run.batch.endpoint, results.done.ids)
+        writing = asyncio.Lock()
+        workers = [asyncio.create_task(self._work(run, lines, results, writing)) for _ in range(LINES_OF_ONE)]
+        cancelled = asyncio.create_task(run.cancelled.wait())
+        try:
+            working = asyncio.gather(*workers)
+            both: set[asyncio.Future[Any]] = {working, cancelled}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if run.cancelled.is_set():
+                return True
+            return all(await working)
+        finally:
+            for task in (*workers, cancelled):
+                task.cancel()
+            await asyncio.gather(*workers, cancelled, return_exceptions=True)
+            await asyncio.to_thread(lines.close)
+
+    async def _work(self, run: _Run, lines: _Source, results: Results, writing: asyncio.Lock) -> bool:
+        while (line := await lines.next()) is not None:
+            if self._state.lifecycle.draining:
+                return False
+            unanswered = self._why_not(run.batch)
+            answer = None
+            if unanswered is None:
+                async with self._gate:
+                    answer = await self._ask(run.batch, line)
+                if answer is None:
+                    return False
+            line_id = f"batch_req_{secrets.token_hex(12)}"
+            if answer is not None:
+                written = result_line(line_id, line.custom_id, answer.status, answer.request_id, answer.body)
+            else:
+                assert unanswered is not None
+                written = unanswered_line(line_id, line.custom_id, *unanswered)
+            good = answer.body if answer is not None and answer.status < 300 else None
+            async with writing:
+                # What was answered, and paid for, is written even if the batch is cancelled meanwhile.
+                await _to_the_end(results.add, line.custom_id, written, good)
+                if time.monotonic() - run.saved >= SAVE_S:
+                    await self._save(run, _counted(run.batch, results))
+        return True
+
+    def _why_not(self, batch: Batch) -> tuple[str, str] | None:
+        """Why nothing more of the batch may be asked."""
+        if time.time() >= batch.expires:
+            return "batch_expired", "The batch's completion window was over before this request began."
+        if self._caller_of(batch) is None:
+            return "caller_gone", "The key that the batch was made with is not valid any more."
+        return None
+
+    async def _ask(self, batch: Batch, line: Line) -> InnerAnswer | None:
+        """One line's answer, waiting where the server says to. None if the server drains before there is one."""
+        endpoint, wait, tries = self.endpoints[batch.endpoint], RETRY_S[0], 0
+        lifecycle = self._state.lifecycle
+        while not lifecycle.draining:
+            caller = self._caller_of(batch)
+            if caller is None:
+                problem_status, body = 401, b'{"error":{"message":"The key is not valid any more."}}'
+                return InnerAnswer(problem_status, f"req-{secrets.token_hex(12)}", body)
+            verdict = await self._state.limiter.take(caller)
+            if not verdict.allowed:
+                await asyncio.sleep(max(verdict.retry_s, 0.001))
+                continue
+            answer = await ask_inside(self._app, caller, endpoint, batch.endpoint, line.body)
+            problem = answer.problem
+            if problem is not None and problem.status == 500 and lifecycle.phase == "failed":
+                tries += 1
+                if tries < ENGINE_TRIES:
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, RETRY_S[1])
+                    await lifecycle.check()
+                    continue
+            if problem is None or problem.status not in (429, 503) or problem.kind == "budget-exhausted":
+                return answer
+            if problem.kind != "draining":
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, RETRY_S[1])
+        return None
+
+    def _caller_of(self, batch: Batch) -> Caller | None:
+        caller = recall(self._state.identifier, batch.caller)
+        if caller is None:
+            return None
+        return replace(caller, tier=replace(caller.tier, priority=caller.tier.priority + LAST, may_prioritise=False))
+
+    async def _finalize(self, run: _Run, directory: Path, results: Results) -> None:
+        """Make the results files of the tenant, and say how it ended."""
+        batch = _counted(run.batch, results)
+        if batch.status == "in_progress":
+            await self._save(run, batch.at("finalizing", time.time()))
+            batch = _counted(run.batch, results)
+        now = time.time()
+        for file_id, count, name in (
+            (batch.output, batch.completed, "output"),
+            (batch.errors_file, batch.failed, "errors"),
+        ):
+            path = directory / file_id
+            if not count:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+                continue
+            size = (await asyncio.to_thread(path.stat)).st_size
+            file = KeptFile(file_id, f"{batch.id}_{name}.jsonl", "batch_output", size, now)
+            await self._state.shelf.write(
+                lambda connection, file=file: files.put_anyway(connection, batch.tenant, file)  # type: ignore[misc]
+            )
+        if batch.status == "cancelling":
+            end: BatchStatus = "cancelled"
+        else:
+            end = "expired" if now >= batch.expires and batch.failed else "completed"
+        ended = batch.at(end, now)
+        await self._state.shelf.write(lambda connection: rows.save(connection, ended))
+        run.batch = ended
+
+    async def _save(self, run: _Run, batch: Batch) -> None:
+        """Write how far it has come; if it was cancelled meanwhile, that holds."""
+        run.saved = time.monotonic()
+
+        def save(connection: Any) -> Batch | None:
+            if rows.save(connection, batch, unless=("cancelling",)):
+                return batch
+            return rows.get(connection, batch.tenant, batch.id)
+
+        found = await self._state.shelf.write(save)
+        if found is not None and found.status == "cancelling":
+            # Its times come from whoever cancelled it, its counts from here.
+            run.batch = replace(found, total=batch.total)
+            run.cancelled.set()
+        else:
+            run.batch = batch
+
+
+class _Source:
+    """The lines of an input that are not done, read ahead a few at a time in a worker thread."""
+
+    def __init__(self, path: Path, endpoint: str, done: set[str]) -> None:
+        self._lines: Iterator[Line] = (line for line in read_lines(path, endpoint) if line.custom_id not in done)
+        self._ahead: list[Line] = []
+        self._reading = asyncio.Lock()
+
+    async def next(self) -> Line | None:
+        async with self._reading:
+            if not self._ahead:
+                self._ahead = await asyncio.to_thread(_some, self._lines)
+            return self._ahead.pop(0) if self._ahead else None
+
+    def close(self) -> None:
+        close: Callable[[], None] = getattr(self._lines, "close", lambda: None)
+        close()
+
+
+async def _to_the_end(work: Callable[..., None], *arguments: object) -> None:
+    """Run it in a worker thread; a cancellation waits until it is done."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _some(lines: Iterator[Line]) -> list[Line]:
+    return list(islice(lines, READ_LINES))
+
+
+def _counted(batch: Batch, results: Results) -> Batch:
+    done = results.done
+    return replace(
+        batch,
+        completed=done.completed,
+        failed=done.failed,
+        prompt_tokens=done.prompt_tokens,
+        completion_tokens=done.completion_tokens,
+    )
+
+
+def _take(path: Path) -> int | None:
+    """Hold a lock file; None if somebody else does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
