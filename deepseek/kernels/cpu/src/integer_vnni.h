@@ -23,7 +23,7 @@ INLINE void dot(VI32& acc, VI32 codes, VI32 b) { asm("vpdpbusd %2, %1, %0" : "+v
 template <int MR, int NV>
 INLINE void dots8(const RowBlock& rows, const char* w, int64_t groups, int column, VI32 (*acc)[NV]) {
     // Few rows: several sums side by side hide the latency of the instruction.
-    constexpr int CHAINS = MR == 1 ? 4 : MR == 2 ? 2 : 1;
+    constexpr int CHAINS = MR <= 2 ? 2 : 1;
     VI32 part[CHAINS][MR][NV];
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
