@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from deepseek.api.identity.caller import Caller
-from deepseek.api.problems import FieldError, Problem, retry_after, shown
+from deepseek.api.problems import FieldError, Problem, prompt_too_long, retry_after, shown
 from deepseek.api.state import ServerState
 
 
@@ -40,13 +40,15 @@ def refuse_long_text(state: ServerState, chars: int, field: str) -> None:
     """413 for a text that cannot fit, whatever its tokens are."""
     most = state.settings.max_text_chars
     if most is not None and chars > most:
-        raise _too_long(state, field, f"{chars} characters")
+        # `most` characters have at least a full context of tokens, so longer texts have more in proportion.
+        least = max(state.max_model_len, chars * state.max_model_len // most)
+        raise prompt_too_long(field, least, state.max_model_len - 1, chars=chars)
 
 
 def fitting(state: ServerState, ids: Sequence[int], field: str) -> tuple[int, ...]:
     """The ids, if there are some and they leave room to answer; else 422 or 413."""
     if len(ids) >= state.max_model_len:
-        raise _too_long(state, field, f"{len(ids)} tokens")
+        raise prompt_too_long(field, len(ids), state.max_model_len - 1)
     if not ids:
         raise Problem("invalid-request", f"{field}: it has no tokens", (FieldError(field, "no tokens", "some text"),))
     return tuple(ids)
@@ -69,10 +71,3 @@ def completion_limit(state: ServerState, prompt_tokens: int, max_tokens: int | N
 
 def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(12)}"
-
-
-def _too_long(state: ServerState, field: str, found: str) -> Problem:
-    expected = f"at most {state.max_model_len - 1} tokens"
-    return Problem(
-        "prompt-too-long", f"{field}: expected {expected}; found {found}", (FieldError(field, found, expected),)
-    )

@@ -4,7 +4,7 @@
     again, the same request        the kept answer, with `idempotency-replayed: true`; nothing is charged
     again, another body            422
     again, while the first runs    409 with Retry-After
-    again, charged but not kept    409: it was larger than is kept, or the server died between charging and keeping it
+    again, charged but not kept    409: it was larger than is kept, or the server died and it was charged all the same
 
 What failed is not kept, and neither is what the client did not stay for: with the same key it may be tried again. A key
 belongs to the API key (or token's subject) and the route it was used with. Without the header nothing happens here.

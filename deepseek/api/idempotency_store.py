@@ -1,7 +1,8 @@
 """Idempotency keys in the database: who holds one, and the answers that are kept to be given again.
 
     (nothing) -> running -> kept    the answer, for 24 hours
-                         -> lost    charged, but the answer could not be kept: it is neither repeated nor run again
+                         -> lost    charged, by the next server too after a crash, but the answer could not be kept: it is
+                                    neither repeated nor run again
                          -> (nothing)  it failed, or its client left, or its server died before anything was charged
 
 A row belongs to the use that made it, by a token drawn for it. Answers of one tenant are bounded in number and bytes; the

@@ -78,6 +78,7 @@ async def ask_inside(app: Any, caller: Caller, endpoint: Endpoint, path: str, bo
         await response(scope, receive, send)
     except Exception as error:
         problem = problem_of(error)
-        document = problem.document(instance=request_id, envelope=envelope_of(path))
-        return InnerAnswer(problem.status, request_id, dump_json(document), problem)
+        envelope = envelope_of(path)
+        document = problem.document(instance=request_id, envelope=envelope)
+        return InnerAnswer(problem.status_in(envelope), request_id, dump_json(document), problem)
     return InnerAnswer(status, request_id, b"".join(pieces))

@@ -27,6 +27,8 @@ class Lifecycle:
         self._phase: Phase = "starting"
         self._watchers: list[Callable[[Phase], None]] = []
         self.running: set[str] = set()
+        self.cancelled: set[str] = set()
+        """Of those, the ones to end though the engine may not have them yet."""
         self._engine = engine
         self._probe_ids = probe_ids
         self._probe: asyncio.Task[None] | None = None
@@ -70,10 +72,17 @@ class Lifecycle:
         """Refuse new requests from now on. Idempotent."""
         self.phase = "draining"
 
+    async def cancel(self, request_id: str) -> None:
+        """End a running request with reason "cancelled", also where it has not reached the engine: it waits for its
+        lease, or for room."""
+        self.cancelled &= self.running
+        self.cancelled.add(request_id)
+        await self._engine.abort(request_id)
+
     async def cancel_running(self) -> None:
         """End what still runs with reason "cancelled"; each request then sends its last frame."""
         for request_id in tuple(self.running):
-            await self._engine.abort(request_id)
+            await self.cancel(request_id)
 
     async def close(self) -> None:
         """Drain, stop a probe in flight and close the engine."""

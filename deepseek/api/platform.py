@@ -24,6 +24,7 @@ from deepseek.api.identity.identifier import KeyIdentifier, LoopbackIdentifier
 from deepseek.api.identity.ring import KeyRing
 from deepseek.api.identity.secret import derive, secret_of
 from deepseek.api.identity.token_config import JwtConfig
+from deepseek.api.identity.watch import KeyWatch
 from deepseek.api.kept.shelf import Shelf
 from deepseek.api.limits import limiter_of
 from deepseek.api.limits.config import LimitConfig
@@ -96,7 +97,7 @@ def open_platform(
     try:
         opened = Database.open(named or default_database(), serving=True)
     except ConfigError as error:
-        if named is not None or not keyless or _needs_database(config) or _has_keys(error):
+        if named is not None or not keyless or _needs_database(config):
             raise
         return _without_database(config, error)
     with ExitStack() as closing:
@@ -185,31 +186,34 @@ def _needs_database(config: PlatformConfig) -> bool:
     return bool(config.budgets or config.prices)
 
 
-def _has_keys(error: ConfigError) -> bool:
-    """Whether the database that another server holds has keys: then its callers must not get in here without one."""
-    if not isinstance(error, DatabaseInUse):
-        return False
-    beside = Database.open(str(error.where))
-    try:
-        return beside.read_now(version) > 0
-    finally:
-        beside.close()
-
-
 def _without_database(config: PlatformConfig, why: ConfigError) -> Platform:
-    """A second server on one machine, or one that has no place to write: it works, and remembers nothing."""
+    """A second server on one machine, or one that has no place to write: it works, and remembers nothing.
+
+    Raises ConfigError where the database that another server holds has keys: callers must not get in here without one.
+    Once they are made later, this server answers nobody any more.
+    """
     reason = f"none, so no usage is kept and no keys can be made ({why.where}: {why.what})"
-    return Platform(
-        identifier=LoopbackIdentifier(),
-        limiter=limiter_of(config.limits, config.redis),
-        meter=FreeMeter(),
-        salts=TenantSalts(),
-        private=config.owners(),
-        limits=config.limits,
-        tiers=config.tiers_of(),
-        rows=[("identity", "nobody is asked, on this machine alone"), ("database", reason)],
-        adapters=config.adapters(),
-    )
+    with ExitStack() as closing:
+        watch = None
+        if isinstance(why, DatabaseInUse):
+            beside = Database.open(str(why.where))
+            closing.callback(beside.close)
+            if beside.read_now(version) > 0:
+                raise why
+            watch = KeyWatch(beside)
+        platform = Platform(
+            identifier=LoopbackIdentifier(watch),
+            limiter=limiter_of(config.limits, config.redis),
+            meter=FreeMeter(),
+            salts=TenantSalts(),
+            private=config.owners(),
+            limits=config.limits,
+            tiers=config.tiers_of(),
+            rows=[("identity", "nobody is asked, on this machine alone"), ("database", reason)],
+            adapters=config.adapters(),
+        )
+        platform.closing = closing.pop_all()
+        return platform
 
 
 def _describe(identifier: KeyIdentifier, ring: KeyRing, config: PlatformConfig) -> str:

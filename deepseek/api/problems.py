@@ -8,11 +8,15 @@ RFC 9457 section 3.2), so that clients of that dialect show the message. Anthrop
 its routes an error is in that form alone:
 
     {"type": "error", "error": {"type": "invalid_request_error", "message": ...}, "request_id": ...}
+
+Clients of both act on statuses and messages, so on their routes these are as they expect them: a wrong field and a
+prompt that does not fit are 400.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -84,8 +88,10 @@ KINDS: dict[str, tuple[int, str]] = {
     "too-many-connections": (503, "There are too many connections"),
     "store-unavailable": (503, "The control database does not answer"),
 }
-OPENAI_CODES = {"budget-exhausted": "insufficient_quota"}
+OPENAI_CODES = {"budget-exhausted": "insufficient_quota", "prompt-too-long": "context_length_exceeded"}
 """Where OpenAI has a name of its own."""
+DIALECT_STATUSES = {"invalid-request": 400, "prompt-too-long": 400}
+"""Where OpenAI and Anthropic both answer with another status than we do."""
 ADMISSION_KINDS = {
     "invalid": "invalid-request",
     "unknown_model": "unknown-model",
@@ -145,7 +151,10 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An answer that is not the one asked for. `kind` is a key of `KINDS`; `detail` is safe to show to the client."""
+    """An answer that is not the one asked for. `kind` is a key of `KINDS`; `detail` is safe to show to the client.
+
+    said: the message in a dialect's own words, where its clients look for them.
+    """
 
     def __init__(
         self,
@@ -153,6 +162,8 @@ class Problem(Exception):
         detail: str,
         errors: tuple[FieldError, ...] = (),
         headers: dict[str, str] | None = None,
+        *,
+        said: Mapping[Envelope, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -160,15 +171,21 @@ class Problem(Exception):
         self.detail = detail
         self.errors = errors
         self.headers = headers or {}
+        self.said = said
+
+    def status_in(self, envelope: Envelope) -> int:
+        """The status of an answer in this form."""
+        return self.status if envelope == "own" else DIALECT_STATUSES.get(self.kind, self.status)
 
     def document(self, *, instance: str | None, envelope: Envelope = "own") -> dict[str, Any]:
+        status, message = self.status_in(envelope), self.said.get(envelope, self.detail)
         if envelope == "anthropic":
-            error = {"type": _anthropic_type(self.kind, self.status), "message": self.detail}
+            error = {"type": _anthropic_type(self.kind, status), "message": message}
             return {"type": "error", "error": error, "request_id": instance}
         body: dict[str, Any] = {
             "type": f"urn:deepseek:problem:{self.kind}",
             "title": self.title,
-            "status": self.status,
+            "status": status,
             "detail": self.detail,
         }
         if instance:
@@ -177,8 +194,8 @@ class Problem(Exception):
             body["errors"] = [error.as_dict() for error in self.errors]
         if envelope == "openai":
             body["error"] = {
-                "message": self.detail,
-                "type": _openai_type(self.status),
+                "message": message,
+                "type": _openai_type(status),
                 "param": self.errors[0].field if self.errors else None,
                 "code": OPENAI_CODES.get(self.kind, self.kind.replace("-", "_")),
             }
@@ -187,7 +204,7 @@ class Problem(Exception):
     def response(self, *, instance: str | None, envelope: Envelope = "own") -> Response:
         return Response(
             dump_json(self.document(instance=instance, envelope=envelope)),
-            status_code=self.status,
+            status_code=self.status_in(envelope),
             headers=self.headers,
             media_type="application/json" if envelope == "anthropic" else PROBLEM_MEDIA_TYPE,
         )
@@ -198,6 +215,25 @@ def envelope_of(path: str) -> Envelope:
     if path.startswith(OPENAI_PATHS):
         return "openai"
     return "anthropic" if path.startswith(ANTHROPIC_PATH) else "own"
+
+
+def prompt_too_long(field: str, tokens: int, most: int, *, chars: int | None = None) -> Problem:
+    """A prompt of more tokens than the model takes. `most` leaves room for one token of an answer.
+
+    chars: the length of a text that was refused unread; `tokens` is then what it has at least.
+    """
+    found = f"{tokens} tokens" if chars is None else f"{chars} characters"
+    unread = "" if chars is None else f" (counted from {chars} characters, so it may be more)"
+    return Problem(
+        "prompt-too-long",
+        f"{field}: expected at most {most} tokens; found {found}",
+        (FieldError(field, found, f"at most {most} tokens"),),
+        said={
+            "openai": f"This model's maximum context length is {most + 1} tokens. However, your {field} resulted in "
+            f"{tokens} tokens{unread}, which leaves no room for an answer. Please reduce the length of the {field}.",
+            "anthropic": f"prompt is too long: {tokens} tokens > {most} maximum{unread}",
+        },
+    )
 
 
 def problem_of(
@@ -230,6 +266,10 @@ def _refusal(error: AdmissionError, retry_after_s: float, fields: Mapping[str, s
         shown_error = FieldError(field, error.found, error.expected)
         return Problem("unusable-constraint", f"{field}: {error}", (shown_error,))
     field = fields.get(where, where)
+    if error.reason == "too_long":
+        counts = [re.search(r"\d+", str(side)) for side in (error.found, error.expected)]
+        if field and counts[0] and counts[1]:
+            return prompt_too_long(field, int(counts[0][0]), int(counts[1][0]))
     detail = field + str(error).removeprefix(where)
     errors = (FieldError(field, error.found, error.expected),) if field else ()
     return Problem(ADMISSION_KINDS[error.reason], detail, errors)
@@ -241,7 +281,7 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 def invalid_fields(details: list[ErrorDetails]) -> Problem:
-    """422 for what pydantic found, each field with what was there and what belongs there."""
+    """invalid-request for what pydantic found, each field with what was there and what belongs there."""
     errors = list(dict.fromkeys(map(_field_error, details[:MAX_EXAMINED_ERRORS])))
     # Of a union (text, or a list of parts) the branch that was meant is the one whose mistake lies deeper.
     above = {error.field[:at] for error in errors for at, char in enumerate(error.field) if char == "."}

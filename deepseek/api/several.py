@@ -3,7 +3,7 @@
     async with aclosing(several(state, caller, requests, group=..., model=..., route=...)) as events: ...
 
 Choice c of request i becomes choice i * n + c; the end is one Finish with every reason in order and the usage added up.
-Leaving early ends them all.
+Leaving early ends them all. Once the first has reached the engine the others wait for room where it alone would be refused.
 """
 
 from __future__ import annotations
@@ -34,15 +34,19 @@ async def several(
     gate = asyncio.Semaphore(MAX_TOGETHER)
     finishes: dict[int, Finish] = {}
     seed: int | None = None
+    begun = asyncio.Event()
 
     async def read(index: int, request: Request) -> None:
         try:
             async with gate:
+                if index:
+                    await begun.wait()
                 if any("cancelled" in finish.reasons for finish in finishes.values()):
                     # The server is on its way out: what has not begun does not begin.
                     finishes[index] = Finish(request.id, (CUT_OFF,) * n, Usage(0, 0))
                 else:
                     await serve(index, request)
+            begun.set()
             await unread.put(index)
         except Exception as error:
             await unread.put(error)
@@ -50,7 +54,8 @@ async def several(
     async def serve(index: int, request: Request) -> None:
         state.lifecycle.running.add(request.id)
         try:
-            async with aclosing(passage(state, caller, request, model=model, route=route)) as events:
+            way = passage(state, caller, request, model=model, route=route, begun=begun)
+            async with aclosing(way) as events:
                 async for event in events:
                     if isinstance(event, Finish):
                         finishes[index] = event

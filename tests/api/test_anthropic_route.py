@@ -238,7 +238,7 @@ def test_the_async_client_streams() -> None:
     ],
 )
 def test_what_is_wrong_or_unsupported_is_refused_by_name(client: anthropic.Anthropic, change: Any, field: str) -> None:
-    with pytest.raises(anthropic.UnprocessableEntityError) as caught:
+    with pytest.raises(anthropic.BadRequestError) as caught:
         client.messages.create(**OPTIONS | change)
     error: Any = caught.value.body
     assert error["type"] == "error" and error["error"]["type"] == "invalid_request_error"

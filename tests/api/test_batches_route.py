@@ -16,7 +16,10 @@ from kept_support import CHAT, asking, batch_of, ended, lasting, line, lines, re
 from deepseek.api import serving
 from deepseek.api.identity.caller import LOCAL_CALLER, Caller
 from deepseek.api.kept.lines import Results, check, result_line
+from deepseek.api.kept.runner import _take
 from deepseek.api.limits.rate import Unlimited, Verdict
+from deepseek.api.metering.meter import Account, FreeMeter
+from deepseek.api.problems import Problem
 from deepseek.core.engine import Request
 from deepseek.engine.fake import FakeEngine
 
@@ -82,7 +85,7 @@ def test_lines_that_fail_stand_in_a_file_of_their_own(client: openai.OpenAI) -> 
     assert batch.status == "completed" and (batch.request_counts.completed, batch.request_counts.failed) == (1, 2)
     assert set(results(client, batch.output_file_id)) == {"good"}
     failed = results(client, batch.error_file_id)
-    assert failed["bad"]["response"]["status_code"] == 422 and failed["long"]["response"]["status_code"] == 413
+    assert failed["bad"]["response"]["status_code"] == 400 and failed["long"]["response"]["status_code"] == 400
     assert "messages" in failed["bad"]["response"]["body"]["error"]["message"]
 
 
@@ -125,9 +128,9 @@ def test_unknown_batches_and_files_are_not_found(client: openai.OpenAI) -> None:
         client.batches.retrieve("batch-x")
     with pytest.raises(openai.NotFoundError, match="batch-x"):
         client.batches.cancel("batch-x")
-    with pytest.raises(openai.UnprocessableEntityError, match="input_file_id"):
+    with pytest.raises(openai.BadRequestError, match="input_file_id"):
         client.batches.create(input_file_id="file-x", endpoint="/v1/embeddings", completion_window="24h")
-    with pytest.raises(openai.UnprocessableEntityError, match="endpoint"):
+    with pytest.raises(openai.BadRequestError, match="endpoint"):
         client.batches.create(input_file_id="file-x", endpoint="/v1/moderations", completion_window="24h")
 
 
@@ -365,3 +368,122 @@ def test_a_long_input_is_refused_at_its_bound(tmp_path: Path, monkeypatch: pytes
     assert [error.code for error in check(path, CHAT)[1]] == ["too_many_tasks"]
     path.write_bytes(lines([line("x" * 500)]))
     assert check(path, CHAT)[1][0].code == "line_too_long"
+
+
+def test_a_batch_that_another_server_runs_is_looked_at_less_and_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepseek.api.kept.runner.AGAIN_S", 0.05)
+    locked: list[Path] = []
+
+    def take(path: Path) -> int | None:
+        locked.append(path)
+        return _take(path)
+
+    engine = HeldEngine(["Hel"])
+    with lasting(tmp_path, engine) as (server, state), asking(server.url) as client:
+        made = batch_of(client, [line("a"), line("b")])
+        assert engine.started.wait(5)
+        monkeypatch.setattr("deepseek.api.kept.runner._take", take)
+        beside = state_of(quick())
+        beside.shelf = state.shelf
+        with serving(beside) as second, asking(second.url) as other:
+            pause = threading.Event()
+            for _ in range(100):
+                if len(locked) >= 3:
+                    break
+                pause.wait(0.05)
+            assert len(locked) >= 3, "it is not looked at again"
+            pause.wait(0.3)
+            assert len(locked) <= 6
+            engine.release()
+            assert ended(other, made.id).request_counts.completed == 2
+
+
+def test_a_line_that_was_charged_in_part_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullForTheSecond(CountingEngine):
+        """Has never room for a prompt that says so."""
+
+        def generate(self, request: Request) -> Any:
+            if bytes(request.prompt_ids) == b"second":
+                raise QUEUE_FULL
+            return super().generate(request)
+
+    monkeypatch.setattr("deepseek.api.kept.runner.RETRY_S", (0.001, 0.002))
+    monkeypatch.setattr("deepseek.api.passage.PATIENCE_S", 0.01)
+    engine = FullForTheSecond(reply=lambda *_: b"ok")
+    with serving(state_of(engine)) as server, asking(server.url) as client:
+        asked = line("a", "/v1/completions", prompt=["first", "second"], max_tokens=3)
+        batch = ended(client, batch_of(client, [asked], "/v1/completions").id)
+        failed = results(client, batch.error_file_id)["a"]["response"]
+    assert failed["status_code"] == 429 and engine.prompts.count(b"first") == 8
+
+
+class Budgeted(FreeMeter):
+    """Refuses so often; a budget that is only set aside."""
+
+    def __init__(self, refusals: int) -> None:
+        self.left = refusals
+        self.asked = 0
+
+    async def open(self, *request: Any) -> Account:
+        self.asked += 1
+        self.left -= 1
+        if self.left >= 0:
+            raise Problem("budget-exhausted", "It is set aside.", headers={"Retry-After": "1"})
+        return await super().open(*request)
+
+
+@pytest.mark.parametrize(("refusals", "asked"), [(5, 6), (1000, 20)])
+def test_a_line_waits_for_a_budget_that_is_set_aside_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, asked: int
+) -> None:
+    monkeypatch.setattr("deepseek.api.kept.runner.RETRY_S", (0.001, 0.002))
+    state, meter = state_of(quick()), Budgeted(refusals)
+    state.meter = meter
+    with serving(state) as server, asking(server.url) as client:
+        batch = ended(client, batch_of(client, [line("a")]).id)
+    assert batch.request_counts.completed == (asked == refusals + 1) and meter.asked == asked
+
+
+class OneTenantMayNot(Unlimited):
+    """Lets nobody ask whose tenant is "slow"."""
+
+    def __init__(self) -> None:
+        self.refused = threading.Event()
+
+    async def take(self, caller: Caller) -> Verdict:
+        if caller.tenant == "slow" and caller.tier.priority > 1000:  # a line, not the request that makes its batch
+            self.refused.set()
+            return Verdict(False, 1, 0, 0.0, 3600.0)
+        return await super().take(caller)
+
+
+class ByKey:
+    """The tenant whose name is the key."""
+
+    async def identify(self, headers: Any) -> Caller:
+        tenant = headers["authorization"].removeprefix("Bearer ")
+        return replace(LOCAL_CALLER, tenant=tenant, subject=tenant, key_id=tenant)
+
+    def recall(self, written: Any) -> Caller | None:
+        return replace(LOCAL_CALLER, tenant=written.tenant, subject=written.tenant, key_id=written.tenant)
+
+
+def test_lines_that_wait_take_no_place_of_those_that_can_be_asked() -> None:
+    state, limiter = state_of(quick()), OneTenantMayNot()
+    state.limiter, state.identifier = limiter, ByKey()
+    with serving(state, grace_s=0.2) as server, asking(server.url, "slow") as slow, asking(server.url, "a") as other:
+        for _ in range(3):
+            batch_of(slow, [line(f"{index}") for index in range(8)])
+        assert limiter.refused.wait(5)
+        assert ended(other, batch_of(other, [line("b")]).id).request_counts.completed == 1
+
+
+def test_a_line_that_waits_when_the_window_ends_is_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepseek.api.dialects.batches.WINDOW_S", 1.0)
+    state = state_of(quick())
+    state.limiter, state.identifier = OneTenantMayNot(), ByKey()
+    with serving(state) as server, asking(server.url, "slow") as client:
+        batch = ended(client, batch_of(client, [line("a"), line("b")]).id)
+        assert batch.status == "expired" and batch.request_counts.failed == 2

@@ -248,6 +248,26 @@ def test_a_budget_set_in_the_middle_of_a_month_counts_what_the_ledger_has(books:
     }
 
 
+@pytest.mark.parametrize("scope", ["key", "tenant"])
+def test_only_a_new_budget_reads_the_ledger_and_no_more_of_it_than_an_index_has(books: Books, scope: str) -> None:
+    said: list[tuple[str, Any]] = []
+
+    def listen(_connection: Any, _cursor: Any, statement: str, values: Any, *_rest: Any) -> None:
+        if "FROM usage" in statement:
+            said.append((statement, values))
+
+    sa.event.listen(books.database.engine, "before_cursor_execute", listen)
+    (found,) = Budgets([budget(scope, "total", tokens=99)]).of(caller(), NOON)
+    for _ in range(2):
+        books.database.write_now(lambda connection: counters.begin(connection, found))
+    ((statement, values),) = said
+    plan = books.database.read_now(
+        lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    )
+    wanted = {"key": "tenant=? AND subject=? AND time>?", "tenant": "tenant=? AND time>?"}[scope]
+    assert f"COVERING INDEX ix_usage_{'subject' if scope == 'key' else 'tenant'}_time ({wanted})" in str(plan)
+
+
 def test_giving_back_twice_is_refused_by_the_database(books: Books) -> None:
     (found,) = Budgets([budget(tokens=99)]).of(caller(), NOON)
     books.database.write_now(lambda connection: counters.begin(connection, found))

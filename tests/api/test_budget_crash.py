@@ -61,6 +61,23 @@ def test_a_killed_server_charges_its_streams_at_their_last_slice_and_loses_nothi
         assert books.open_leases == 0
 
 
+def test_what_a_crash_charges_does_not_run_again_under_its_key(tmp_path: Path) -> None:
+    database = tmp_path / "control.db"
+    body = {"model": "deepseek-7b", "prompt": "a" * 10, "max_tokens": 5000, "stream": True}
+    keyed = WHO | {"idempotency-key": "k-1"}
+    with (
+        process(database, 100_000) as (_, url),
+        requests.post(f"{url}/v1/generate", json=body, headers=keyed, stream=True, timeout=20) as answer,
+    ):
+        next(answer.iter_lines())
+    with process(database, 100_000) as (_, url):
+        again = requests.post(f"{url}/v1/generate", json=body, headers=keyed, timeout=20)
+        assert (again.status_code, again.headers["x-should-retry"]) == (409, "false")
+        assert again.json()["type"].endswith("outcome-unknown")
+    with opened(database) as books:
+        assert [row.reasons for row in books.ledger] == ["crashed"]
+
+
 @pytest.mark.parametrize("cap", [600])
 def test_after_a_crash_a_budget_is_not_forgiven(tmp_path: Path, cap: int) -> None:
     database = tmp_path / "control.db"

@@ -131,12 +131,12 @@ def test_a_regular_expression_beside_tools_cannot_be_enforced_and_is_refused(cli
 
 
 def test_a_model_without_thinking_refuses_to_be_asked_for_it(client: openai.OpenAI, url: str) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="has no thinking") as caught:
+    with pytest.raises(openai.BadRequestError, match="has no thinking") as caught:
         create(client, reasoning_effort="high")
     assert caught.value.param == "reasoning_effort"
     with (
         anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as other,
-        pytest.raises(anthropic.UnprocessableEntityError, match="has no thinking"),
+        pytest.raises(anthropic.BadRequestError, match="has no thinking"),
     ):
         other.messages.create(
             model=MODEL, max_tokens=100, messages=ASK, thinking={"type": "enabled", "budget_tokens": 50}

@@ -108,7 +108,7 @@ def test_neutral_values_of_unsupported_fields_are_taken(client: openai.OpenAI) -
     ],
 )
 def test_an_unsupported_field_is_refused_by_name(client: openai.OpenAI, field: str, value: Any) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match=field) as caught:
+    with pytest.raises(openai.BadRequestError, match=field) as caught:
         client.chat.completions.create(model="deepseek-tiny", messages=ASK, extra_body={field: value})
     assert caught.value.param == field
 
@@ -123,8 +123,25 @@ def test_an_unsupported_field_is_refused_by_name(client: openai.OpenAI, field: s
     ],
 )
 def test_a_message_that_is_not_text_is_refused(client: openai.OpenAI, message: Any) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match=r"messages\.0"):
+    with pytest.raises(openai.BadRequestError, match=r"messages\.0"):
         client.chat.completions.create(model="deepseek-tiny", messages=[message])
+
+
+def test_the_names_of_speakers_are_taken_and_change_nothing(client: openai.OpenAI) -> None:
+    named: list[Any] = [
+        {"role": "system", "content": "Be brief.", "name": "rules"},
+        {"role": "user", "content": "Hi", "name": "alice"},
+        {"role": "assistant", "content": "Yes?", "name": "agent_1"},
+        {"role": "user", "content": "Go on", "name": None},
+    ]
+    plain: list[Any] = [{key: value for key, value in message.items() if key != "name"} for message in named]
+    answers = [client.chat.completions.create(model="deepseek-tiny", messages=asked) for asked in (named, plain)]
+    assert answers[0].usage == answers[1].usage
+    with pytest.raises(openai.BadRequestError, match=r"messages\.0\.name"):
+        client.chat.completions.create(
+            model="deepseek-tiny",
+            messages=[{"role": "user", "content": "Hi", "name": 7}],  # type: ignore[typeddict-item]
+        )
 
 
 def test_an_unknown_model_is_the_clients_not_found_with_a_message(client: openai.OpenAI) -> None:

@@ -80,7 +80,7 @@ def test_thinking_sent_back_reaches_the_model_as_thinking(client: openai.OpenAI,
 
 
 def test_switches_that_disagree_are_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="disagree"):
+    with pytest.raises(openai.BadRequestError, match="disagree"):
         client.chat.completions.create(
             model=MODEL, messages=ASK, reasoning_effort="high", extra_body={"thinking": {"type": "disabled"}}
         )

@@ -204,7 +204,7 @@ def test_log_probabilities_cover_every_token_of_a_call(client: openai.OpenAI, st
 )
 def test_what_does_not_fit_together_is_refused_by_name(client: openai.OpenAI, change: Any, field: str) -> None:
     options = {"model": MODEL, "messages": ASK, "tools": TOOLS} | change
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**options)
     assert (caught.value.param or "").startswith(field)
 

@@ -20,7 +20,7 @@ from postgres_support import empty, installed, postgres
 from deepseek.api.kept import tables as kept
 from deepseek.api.metering import tables as metering
 from deepseek.api.store import tables as identity
-from deepseek.api.store.database import Database, DatabaseInUse
+from deepseek.api.store.database import MAX_WAITING_REPORTS, READERS, Database, DatabaseInUse
 from deepseek.api.store.schema import metadata
 from deepseek.api.store.tables import tenants
 from deepseek.api.store.upgrade import HEAD, MIGRATIONS
@@ -232,4 +232,41 @@ def test_a_read_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="did not answer in time"):
         asyncio.run(database.read(lambda connection: held.wait(30), timeout_s=0.01))
     held.set()
+    database.close()
+
+
+@pytest.mark.parametrize("url", KINDS, indirect=True)
+@pytest.mark.parametrize("kind", ["read", "report"])
+def test_a_query_ends_with_its_time_and_leaves_its_thread_to_the_next(url: str, kind: str) -> None:
+    database = Database.open(url)
+    ask = getattr(database, kind)
+    endless = {
+        "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
+        "postgresql": "SELECT pg_sleep(600)",
+    }[database.dialect]
+
+    async def work() -> None:
+        late = [ask(lambda connection: connection.exec_driver_sql(endless), timeout_s=0.2) for _ in range(READERS)]
+        for found in await asyncio.gather(*late, return_exceptions=True):
+            assert isinstance(found, StoreError)
+        assert await ask(lambda connection: connection.exec_driver_sql("SELECT 1").scalar()) == 1
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+    database.close()
+
+
+def test_reports_do_not_keep_reads_waiting_and_are_refused_when_too_many_wait(tmp_path: Path) -> None:
+    database = Database.open(str(tmp_path / "control.db"))
+    held = threading.Event()
+
+    async def work() -> None:
+        reports = [asyncio.create_task(database.report(lambda _: held.wait(30))) for _ in range(MAX_WAITING_REPORTS)]
+        await asyncio.sleep(0)  # they are in the threads' queue
+        assert await database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar()) == 1
+        with pytest.raises(StoreError, match="too many reports wait"):
+            await database.report(lambda _: True)
+        held.set()
+        assert await asyncio.gather(*reports) == [True] * MAX_WAITING_REPORTS
+
+    asyncio.run(asyncio.wait_for(work(), 30))
     database.close()

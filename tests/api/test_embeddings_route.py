@@ -113,13 +113,13 @@ def test_a_texts_offsets_leave_out_the_beginning_of_sequence(client: openai.Open
 )
 def test_what_is_not_supported_is_refused_by_name(url: str, fields: dict[str, Any], named: str) -> None:
     response = requests.post(f"{url}/v1/embeddings", json={"model": "deepseek-7b", "input": "a"} | fields, timeout=30)
-    assert response.status_code == 422 and named in response.json()["error"]["message"], response.text
+    assert response.status_code == 400 and named in response.json()["error"]["message"], response.text
 
 
 def test_an_input_that_is_too_long_is_named(url: str) -> None:
     body = {"model": "deepseek-7b", "input": ["a", "b" * CONTEXT]}
     response = requests.post(f"{url}/v1/embeddings", json=body, timeout=30)
-    assert response.status_code == 413 and response.json()["errors"][0]["field"] == "input.1"
+    assert response.status_code == 400 and response.json()["errors"][0]["field"] == "input.1"
 
 
 def test_more_inputs_than_run_at_once_are_all_answered(url: str) -> None:
@@ -133,7 +133,7 @@ def test_a_refusal_of_the_engine_names_the_input() -> None:
     with serving(state_of(RefusingEngine(refusal))) as server:
         body = {"model": "deepseek-7b", "input": "a"}
         response = requests.post(f"{server.url}/v1/embeddings", json=body, timeout=30)
-    assert response.status_code == 422 and response.json()["error"]["param"] == "input"
+    assert response.status_code == 400 and response.json()["error"]["param"] == "input"
 
 
 def test_leaving_ends_the_request() -> None:
@@ -180,3 +180,11 @@ def test_every_input_is_leased_and_settled_without_tokens_to_generate() -> None:
     assert sorted(usage.prompt_tokens for usage in meter.settled) == [2, 3]
     assert all(request.sampling.max_tokens == 0 for request in meter.opened)
     assert isinstance(meter.opened[0].sampling, SamplingParams)
+
+
+def test_inputs_wait_for_the_engine_once_the_first_is_in_it() -> None:
+    engine = quick(max_running=1, max_waiting=0)
+    with serving(state_of(engine)) as server:
+        body = {"model": "deepseek-7b", "input": ["a", "b", "c", "d"]}
+        answer = requests.post(f"{server.url}/v1/embeddings", json=body, timeout=30)
+    assert answer.status_code == 200 and len(answer.json()["data"]) == 4

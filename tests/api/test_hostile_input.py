@@ -203,7 +203,7 @@ def test_a_body_of_as_many_keys_as_fit_is_refused_without_stopping_the_others(
     finally:
         over.set()
         onlooker.join()
-    assert response.status_code == 422
+    assert response.status_code == (400 if shape == "a message" else 422)
     assert response.json()["errors"][0]["expected"] in ("at most 20000 fields", "at most 100000 strings")
     assert slowest < 0.5
 

@@ -1,5 +1,6 @@
 """Idempotency-Key over a real socket: what is sent twice runs once, is charged once, and is answered alike."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -13,10 +14,12 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from api_support import CONTEXT, HeldEngine, RecordingEngine, quick
-from metering_support import Books, budget, opened
+from metering_support import Books, ask, budget, caller, opened, running
 
 from deepseek.api import serving
-from deepseek.api.idempotency_store import KEPT_S, IdempotencyStore, prune
+from deepseek.api.idempotency_store import KEPT_S, IdempotencyStore, Taken, prune
+from deepseek.api.metering.budget_meter import BudgetMeter
+from deepseek.api.metering.claim import Claim, claimed, current_claim
 from deepseek.api.metering.tables import idempotency
 from deepseek.core.engine import Request
 from deepseek.engine.fake import FakeEngine, say
@@ -215,6 +218,27 @@ def test_after_a_crash_a_key_is_free_unless_its_request_was_charged(books: Books
         assert post(url, GENERATE).status_code == status
 
 
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_lease_that_a_crash_charges_uses_its_key_up(books: Books, bounded: bool) -> None:
+    def server() -> tuple[BudgetMeter, IdempotencyStore]:
+        meter = books.meter([budget(tokens=5000)] if bounded else ())
+        return meter, IdempotencyStore(books.writer, meter.presence)
+
+    async def work() -> Taken:
+        (dying, store), (next_one, next_store) = server(), server()
+        await dying.start()
+        claim = await store.take("0" * 64, "acme", "f")
+        assert isinstance(claim, Claim)
+        current_claim.set(claim)
+        await dying.open(caller(), ask("r1"), "m", "/")
+        async with running(next_one):
+            return await next_store.take("0" * 64, "acme", "f")
+
+    taken = asyncio.run(work())
+    assert taken == "lost" if bounded else isinstance(taken, Claim)
+    assert [row.reasons for row in books.ledger] == (["crashed"] if bounded else [])
+
+
 def test_the_answer_is_kept_before_its_last_frame_goes_out(books: Books) -> None:
     with served(books, quick()) as url:
         for number in range(10):
@@ -294,8 +318,6 @@ def test_each_tenants_oldest_answers_are_forgotten_beyond_its_room(books: Books)
 
 def test_what_an_idempotent_request_left_running_is_not_part_of_it(books: Books) -> None:
     """A batch made under a key runs on after its answer: what it uses later must not touch the key."""
-    from deepseek.api.metering.claim import Claim, claimed, current_claim
-
     claim = Claim("i", "t")
     current_claim.set(claim)
     assert claimed() is claim

@@ -241,3 +241,51 @@ def test_a_keyless_server_asks_nobody_until_the_first_key_is_made(keys: Keys) ->
 def test_while_nobody_is_asked_a_strange_name_for_this_machine_is_refused(keys: Keys, host: str, status: int) -> None:
     app = create_app(asking_state(keys, open_until_keyed=True))
     assert ask(app, "GET", "/v1/models", {"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://localhost:3000"},
+        {"origin": ""},
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "http://localhost", "sec-fetch-site": "cross-site"},
+    ],
+)
+def test_while_nobody_is_asked_no_route_answers_a_page_of_another_site(keys: Keys, headers: dict[str, str]) -> None:
+    app = create_app(asking_state(keys, open_until_keyed=True))
+    for method, path, _ in guarded(app):
+        answer = ask(app, method, path, headers)
+        assert answer.status_code == 403 and "Pages of other sites" in answer.text, (method, path)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://localhost"},
+        {"origin": "http://LOCALHOST:8080", "host": "localhost:8080", "sec-fetch-site": "same-origin"},
+        {"origin": "http://[::1]:8080", "host": "[::1]:8080"},
+        {"sec-fetch-site": "none"},
+    ],
+)
+def test_while_nobody_is_asked_a_page_of_the_servers_own_is_answered(keys: Keys, headers: dict[str, str]) -> None:
+    app = create_app(asking_state(keys, open_until_keyed=True))
+    assert ask(app, "GET", "/v1/models", headers).status_code == 200
+
+
+def test_with_a_key_a_request_may_come_from_any_page(app: FastAPI, keys: Keys) -> None:
+    _, key = keys.make()
+    keys.ring.load()
+    sent = {"origin": "https://app.example", "sec-fetch-site": "cross-site", "x-api-key": key}
+    assert ask(app, "GET", "/v1/models", sent).status_code == 200
+
+
+def test_a_form_that_another_site_has_a_browser_send_leaves_no_file_behind(keys: Keys) -> None:
+    form: dict[str, Any] = {"files": {"file": ("a.jsonl", b"{}")}, "data": {"purpose": "batch"}}
+    with serving(asking_state(keys, open_until_keyed=True), grace_s=1.0) as server:
+        files = f"{server.url}/v1/files"
+        refused = httpx.post(files, headers={"origin": "https://evil.example"}, **form)
+        assert refused.status_code == 403 and httpx.get(files).json()["data"] == []
+        assert httpx.post(files, headers={"origin": server.url}, **form).status_code == 200

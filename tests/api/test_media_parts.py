@@ -65,7 +65,7 @@ def ask(client: openai.OpenAI, *parts: Any, model: str = SEES) -> Any:
     return client.chat.completions.create(model=model, messages=messages)
 
 
-def refused(client: openai.OpenAI, *parts: Any, kind: Any = openai.UnprocessableEntityError, **options: Any) -> Any:
+def refused(client: openai.OpenAI, *parts: Any, kind: Any = openai.BadRequestError, **options: Any) -> Any:
     with pytest.raises(kind) as caught:
         ask(client, *parts, **options)
     return caught.value
@@ -155,5 +155,5 @@ def test_addresses_are_handed_on_unread_where_that_is_configured() -> None:
 
 def test_only_users_send_media(client: openai.OpenAI) -> None:
     messages: list[Any] = [{"role": "system", "content": [image(url_of(picture("PNG"), "image/png"))]}]
-    with pytest.raises(openai.UnprocessableEntityError, match=r"messages\.0\.content"):
+    with pytest.raises(openai.BadRequestError, match=r"messages\.0\.content"):
         client.chat.completions.create(model=SEES, messages=messages)

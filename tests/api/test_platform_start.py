@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import httpx
@@ -109,6 +110,24 @@ def test_a_second_server_of_the_same_user_works_without_a_database_and_says_so()
     assert "another server uses this database" in dict(second.rows)["database"]
     with pytest.raises(Problem, match="not under another name"):
         identify(second, host="evil.example")
+    second.close()
+    first.close()
+
+
+def test_a_second_server_answers_nobody_once_a_key_was_made() -> None:
+    first = start()
+    second = start()
+    state = ServerState(quick(), ByteCodec(), MODELS, CONTEXT, **second.state_fields())
+    with serving(state, grace_s=1.0) as server:
+        assert httpx.get(f"{server.url}/v1/models").status_code == 200
+        key = make_key(default_database())
+        answer, deadline = httpx.get(f"{server.url}/v1/models"), time.monotonic() + 10
+        while answer.status_code == 200 and time.monotonic() < deadline:
+            answer = httpx.get(f"{server.url}/v1/models")
+        assert answer.status_code == 503 and "this server cannot check keys" in answer.text
+        assert answer.headers["x-should-retry"] == "false"
+        assert httpx.get(f"{server.url}/v1/models", headers={"x-api-key": key}).status_code == 503
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
     second.close()
     first.close()
 

@@ -283,7 +283,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_an_error_frame_and_the_end() -> 
     assert json.loads(data.removeprefix("data: "))["status"] == 500
 
 
-def test_a_model_without_a_chat_template_is_422() -> None:
+def test_a_model_without_a_chat_template_is_400_in_openais_dialect() -> None:
     state = state_of(quick())
 
     def no_template(*_: Any, **options: Any) -> list[int]:
@@ -294,7 +294,7 @@ def test_a_model_without_a_chat_template_is_422() -> None:
         body = {"model": "deepseek-7b", "messages": [{"role": "user", "content": "hi"}]}
         response = requests.post(f"{server.url}/v1/chat/completions", json=body)
     assert problem(response)["detail"] == "the model has no chat template. Fix: use /v1/generate"
-    assert response.status_code == 422
+    assert response.status_code == 400
 
 
 def test_an_error_in_a_models_files_does_not_say_where_they_are() -> None:

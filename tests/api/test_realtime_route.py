@@ -1,13 +1,17 @@
 """/v1/stream over a real socket, by the `websockets` client: several requests on one connection, cancelled, left, refused."""
 
+import asyncio
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from api_support import BROKEN, CONTEXT, HeldEngine, RefusingEngine, quick, state_of
+from api_support import BROKEN, CONTEXT, HeldEngine, RecordingEngine, RefusingEngine, quick, state_of
+from identity_support import asking_state, keys_beside
 from starlette.datastructures import Headers
 from tools_support import TOOLS, ToolCodec, call, calls, saying
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -17,7 +21,9 @@ from deepseek.api import serving
 from deepseek.api.identity.caller import EVERYTHING, Caller
 from deepseek.api.identity.credentials import credential_of, unauthenticated
 from deepseek.api.limits.rate import Unlimited, Verdict
+from deepseek.api.metering.meter import Account, FreeMeter
 from deepseek.api.scopes import Scope
+from deepseek.api.store import keys as store
 from deepseek.api.tiers import BASIC
 from deepseek.engine.fake import FakeEngine
 
@@ -329,3 +335,94 @@ def test_a_draining_server_refuses_new_requests_and_ends_the_running_ones() -> N
         assert hear(connection)["finish_reasons"] == ["stop"]
         with pytest.raises(ConnectionClosed):
             hear(connection)
+
+
+def close_code(connection: ClientConnection) -> int | None:
+    with pytest.raises(ConnectionClosed) as caught:
+        hear(connection)
+    return None if caught.value.rcvd is None else caught.value.rcvd.code
+
+
+@pytest.mark.parametrize("kind", ["generate", "chat"])
+def test_before_a_key_nothing_but_a_short_key_is_read(keyed: str, kind: str) -> None:
+    with opened(keyed) as connection:
+        connection.send(json.dumps({"type": kind, "id": "a", "messages": [{}] * 5000}))
+        assert close_code(connection) == 1009
+    with opened(keyed) as connection:
+        connection.send(json.dumps({"type": kind, "id": "a", "messages": [{}] * 100}))
+        message = hear(connection)
+        assert message["error"]["type"].endswith("unauthenticated") and "errors" not in message["error"]
+        assert close_code(connection) == 1008
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[{"role": "user", "content": "a", "x": 1}] * 20_000, [{}] * 5000],
+    ids=["more fields than any", "nothing but mistakes"],
+)
+def test_a_message_is_held_to_the_bounds_of_a_body(connection: ClientConnection, messages: list[Any]) -> None:
+    say(connection, type="chat", id="a", model=MODEL, messages=messages)
+    error = hear(connection)["error"]
+    assert error["type"].endswith("invalid-request") and error["errors"][0]["field"] == "body"
+    say(connection, type="generate", id="b", model=MODEL, prompt="Hi")
+    assert until_final(connection)[-1]["type"] == "final"
+
+
+@pytest.mark.parametrize("in_header", [True, False])
+def test_a_key_that_is_revoked_ends_its_connection_at_the_next_request(tmp_path: Path, in_header: bool) -> None:
+    with keys_beside(tmp_path) as keys:
+        record, key = keys.make()
+        keys.ring.load()
+        headers = {"authorization": f"Bearer {key}"} if in_header else {}
+        with (
+            serving(asking_state(keys), grace_s=1.0) as server,
+            opened(server.url, additional_headers=headers) as connection,
+        ):
+            if not in_header:
+                say(connection, type="auth", key=key)
+            say(connection, type="generate", id="a", model=MODEL, prompt="Hi")
+            assert until_final(connection)[-1]["type"] == "final"
+            keys.database.write_now(lambda db: store.revoke_key(db, record.id, keys.clock.now))
+            keys.ring.load()
+            say(connection, type="generate", id="b", model=MODEL, prompt="Hi")
+            message = hear(connection)
+            assert message["id"] == "b" and message["error"]["type"].endswith("unauthenticated")
+            assert close_code(connection) == 1008
+
+
+def test_the_first_key_ends_the_connections_that_came_without_one(tmp_path: Path) -> None:
+    with keys_beside(tmp_path) as keys:
+        state = asking_state(keys, open_until_keyed=True)
+        with serving(state, grace_s=1.0) as server, opened(server.url) as connection:
+            say(connection, type="generate", id="a", model=MODEL, prompt="Hi")
+            assert until_final(connection)[-1]["type"] == "final"
+            keys.make()
+            keys.ring.load()
+            say(connection, type="generate", id="b", model=MODEL, prompt="Hi")
+            assert hear(connection)["error"]["type"].endswith("unauthenticated")
+            assert close_code(connection) == 1008
+
+
+def test_a_request_is_cancelled_before_its_lease_is_open() -> None:
+    engine = RecordingEngine()
+    state, asked, may = state_of(engine), threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    class SlowToOpen(FreeMeter):
+        async def open(self, *request: Any) -> Account:
+            loops.append(asyncio.get_running_loop())
+            asked.set()
+            await may.wait()
+            return await super().open(*request)
+
+    state.meter = SlowToOpen()
+    with serving(state, grace_s=1.0) as server, opened(server.url) as connection:
+        say(connection, type="generate", id="a", model=MODEL, prompt="Hi")
+        assert asked.wait(5)
+        say(connection, type="cancel", id="a")
+        say(connection, type="cancel", id="unknown")
+        say(connection, type="nonsense")  # whose answer says that those before it were taken
+        assert hear(connection)["type"] == "error"
+        loops[0].call_soon_threadsafe(may.set)
+        assert hear(connection)["finish_reasons"] == ["cancelled"]
+    assert not engine.requests

@@ -1,8 +1,10 @@
 """/v1/responses, asked by OpenAI's own client: text, thinking and calls, whole and streamed, kept and gone on from."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -14,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 from tools_support import ToolCodec, call, calls, saying
 
 from deepseek.api import ServerState, serving
+from deepseek.api.metering.meter import Account, FreeMeter
 from deepseek.chat.codec import TextCodec
 from deepseek.core.messages import NamedTool, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from deepseek.engine.build import EngineOptions, build_loop
@@ -315,7 +318,7 @@ def test_fields_of_sampling_reach_the_engine() -> None:
 def test_what_is_not_supported_is_refused_by_name(url: str, fields: dict[str, Any], named: str) -> None:
     body = {"model": "deepseek-7b", "input": "a"} | fields
     response = requests.post(f"{url}/v1/responses", json=body, timeout=30)
-    assert response.status_code == 422 and named in response.json()["error"]["message"], response.text
+    assert response.status_code == 400 and named in response.json()["error"]["message"], response.text
 
 
 def test_a_failure_in_the_middle_of_a_stream_is_told_and_kept() -> None:
@@ -356,6 +359,34 @@ def test_a_response_is_cancelled_while_it_is_made() -> None:
         reader.join(5)
         assert engine.ended.wait(5) and events[-1].response.status == "cancelled"
         assert client.responses.retrieve(response_id).output_text.startswith("Hel")
+
+
+def test_a_response_is_cancelled_before_its_lease_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepseek.api.dialects.responses.CANCEL_WAIT_S", 0.01)
+    engine = RecordingEngine()
+    state, asked, may = state_of(engine), threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    class SlowToOpen(FreeMeter):
+        async def open(self, *request: Any) -> Account:
+            loops.append(asyncio.get_running_loop())
+            asked.set()
+            await may.wait()
+            return await super().open(*request)
+
+    state.meter = SlowToOpen()
+    with (
+        serving(state) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        made = threads.submit(client.responses.create, model=MODEL, input="Hi")
+        assert asked.wait(5)
+        ((_, response_id),) = state.responses
+        client.responses.cancel(response_id)
+        loops[0].call_soon_threadsafe(may.set)
+        assert made.result(timeout=5).status == "cancelled"
+    assert not engine.requests
 
 
 def test_leaving_ends_the_response_and_keeps_nothing() -> None:

@@ -172,7 +172,7 @@ def test_a_constraint_without_a_valid_form_is_400_in_both_dialects(
 
 
 def test_two_constraints_are_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="one of response_format and structured_outputs"):
+    with pytest.raises(openai.BadRequestError, match="one of response_format and structured_outputs"):
         create(client, response_format={"type": "json_object"}, extra_body={"structured_outputs": {"regex": "a"}})
 
 

@@ -151,7 +151,7 @@ def test_a_chats_prompt_is_scored_in_the_form_vllm_gives(client: openai.OpenAI) 
 
 
 def test_a_streamed_chat_refuses_prompt_scores(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="prompt_logprobs without stream"):
+    with pytest.raises(openai.BadRequestError, match="prompt_logprobs without stream"):
         client.chat.completions.create(
             model="deepseek-7b", messages=ASK, stream=True, extra_body={"prompt_logprobs": 1}
         )

@@ -1,8 +1,10 @@
 """Reports of the ledger: sums that add up, pages that neither repeat nor lose, a tenant that sees its own alone."""
 
+import asyncio
 import csv
 import io
 import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,11 +34,13 @@ from deepseek.api.metering.report import (
     GROUPS,
     UsagePage,
     UsageQuery,
+    UsageReports,
     UsageSum,
     groups_of,
     moment_of,
     read_all,
 )
+from deepseek.api.store.database import READERS
 from deepseek.core.engine import Usage
 from deepseek.core.errors import ConfigError
 
@@ -166,6 +170,20 @@ def books(tmp_path: Path) -> Iterator[Books]:
             ],
         )
         yield found
+
+
+def test_reports_have_threads_of_their_own(books: Books) -> None:
+    held = threading.Event()
+
+    async def work() -> None:
+        reads = [asyncio.create_task(books.database.read(lambda _: held.wait(30))) for _ in range(READERS)]
+        await asyncio.sleep(0)  # they are in the threads' queue
+        page = await UsageReports(books.database).page(UsageQuery(by=()))
+        held.set()
+        await asyncio.gather(*reads)
+        assert page.sums[0].requests == len(books.ledger)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
 
 
 @pytest.fixture

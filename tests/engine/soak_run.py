@@ -506,6 +506,7 @@ class Soak:
                     await engine.sleep(level, weights=self.files[current] if level == 2 else None)
                     await asyncio.sleep(rng.choice([0.0, 0.05]))
                     await engine.wake()
+                    self.weights_of[engine.load().weights_version] = current  # a new one, if tensors were in use
                 elif what == "adapter":
                     await engine.load_adapter(CHANGING_ADAPTER, self.files[rng.choice([CHANGING_ADAPTER, "changed"])])
                 else:

@@ -160,7 +160,7 @@ def conversation_of(
 ) -> tuple[Message, ...]:
     """media: the checked parts by field.
 
-    Raises Problem 422 for the result of a call that was not made, and for a last message that is the assistant's.
+    Raises Problem for the result of a call that was not made, and for a last message that is the assistant's.
     """
     found: list[Message] = []
     if system:

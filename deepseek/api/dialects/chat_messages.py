@@ -47,6 +47,7 @@ AssistantContent = Annotated[
     tag_of("type", "a part of type text or refusal"),
 ]
 Texts = Annotated[list[TextContent], Field(min_length=1)]
+Speaker = Annotated[Opaque, Field(description="Taken, and not shown to the model.")]
 
 
 class SystemMessage(StrictModel):
@@ -54,13 +55,13 @@ class SystemMessage(StrictModel):
 
     role: Literal["system", "developer"]
     content: str | Texts
-    name: Annotated[object, Only()] = None
+    name: Speaker | None = None
 
 
 class UserMessage(StrictModel):
     role: Literal["user"]
     content: str | Annotated[list[UserContent], Field(min_length=1)]
-    name: Annotated[object, Only()] = None
+    name: Speaker | None = None
 
 
 class AssistantMessage(StrictModel):
@@ -70,7 +71,7 @@ class AssistantMessage(StrictModel):
     content: str | list[AssistantContent] | None = None
     reasoning_content: Annotated[str | None, Field(description="What it thought.")] = None
     tool_calls: list[FunctionToolCall] | None = None
-    name: Annotated[object, Only()] = None
+    name: Speaker | None = None
     refusal: str | None = None
     function_call: Annotated[object, Only()] = None
     audio: Annotated[object, Only()] = None
@@ -84,7 +85,7 @@ class ToolMessage(StrictModel):
     role: Literal["tool"]
     content: str | Texts
     tool_call_id: CallId
-    name: Opaque | None = None
+    name: Speaker | None = None
 
 
 ChatMessage = Annotated[
@@ -109,7 +110,7 @@ def media_of(messages: Sequence[ChatMessage]) -> list[Given]:
 
 
 def conversation_of(messages: Sequence[ChatMessage], media: Mapping[str, MediaPart]) -> tuple[Message, ...]:
-    """media: the checked parts by field. Raises Problem 422 for a tool's message that answers no call before it."""
+    """media: the checked parts by field. Raises Problem for a tool's message that answers no call before it."""
     found: list[Message] = []
     calls: set[str] = set()
     for at, message in enumerate(messages):
@@ -128,7 +129,7 @@ def conversation_of(messages: Sequence[ChatMessage], media: Mapping[str, MediaPa
 
 
 def require_call(call_id: str, calls: set[str], field: str) -> None:
-    """Raise Problem 422 for the result of a call that was not made."""
+    """Raise Problem invalid-request for the result of a call that was not made."""
     if call_id not in calls:
         expected = "the id of a call that the assistant made before"
         error = FieldError(field, shown(call_id), expected)

@@ -1,7 +1,8 @@
 """POST /v1/embeddings in OpenAI's form: each text, or list of token ids, as one vector of length 1.
 
 The vector is the model's hidden state after the final norm: of the last token, or the mean of all (`pooling`, a field of
-ours). Several inputs are several requests of the engine, run side by side.
+ours). Several inputs are several requests of the engine, run side by side. Once the first has reached it the others wait
+for room where it alone would be refused.
 """
 
 from __future__ import annotations
@@ -135,8 +136,12 @@ class EmbeddingAnswer(Response):
                 self._state.metrics.finished.labels("client_gone").inc()
 
     async def _all(self) -> list[tuple[Embedding, Usage]]:
-        gate = asyncio.Semaphore(MAX_TOGETHER)
-        tasks = [asyncio.create_task(self._one(request, gate)) for request in self._requests]
+        gate, begun = asyncio.Semaphore(MAX_TOGETHER), asyncio.Event()
+        first = self._requests[0]
+        tasks = [
+            asyncio.create_task(self._one(request, gate, begun, waits=request is not first))
+            for request in self._requests
+        ]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -144,13 +149,19 @@ class EmbeddingAnswer(Response):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, request: EngineRequest, gate: asyncio.Semaphore) -> tuple[Embedding, Usage]:
+    async def _one(
+        self, request: EngineRequest, gate: asyncio.Semaphore, begun: asyncio.Event, *, waits: bool
+    ) -> tuple[Embedding, Usage]:
         lifecycle = self._state.lifecycle
         async with gate:
+            if waits:
+                await begun.wait()
             refuse_while_draining(self._state)
             lifecycle.running.add(request.id)
             try:
-                found, usage = await embedding(self._state, self._caller, request, model=self._body.model, route=ROUTE)
+                found, usage = await embedding(
+                    self._state, self._caller, request, model=self._body.model, route=ROUTE, begun=begun
+                )
             except EngineError:
                 if lifecycle.draining:
                     raise Problem("draining", "The server is shutting down; send the request to another.") from None

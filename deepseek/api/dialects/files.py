@@ -231,7 +231,7 @@ def listed(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
 
 
 def read_query(request: Request, model: TypeAdapter[Q]) -> Q:
-    """The query's parameters as a model. Raises Problem 422 for an unknown one, or one given twice."""
+    """The query's parameters as a model. Raises Problem invalid-request for an unknown one, or one given twice."""
     pairs = request.query_params.multi_items()
     given = dict(pairs)
     if len(given) != len(pairs):

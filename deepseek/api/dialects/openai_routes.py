@@ -37,7 +37,9 @@ BATCHED: dict[str, InnerEndpoint] = {
 """What a batch's lines may ask."""
 
 BODY_ERRORS = (400, 404, 408, 409, 413, 415, 422, 429, 500, 503)
-ERRORS = (404, 409, 422, 429, 500, 503)
+POST_ERRORS = (400, 404, 409, 422, 429, 500, 503)
+ERRORS = (400, 404, 409, 429, 500, 503)
+"""422 is for an Idempotency-Key that was used for another request; a wrong field is 400 in OpenAI's dialect."""
 
 
 def add_routes(app: FastAPI) -> None:
@@ -108,7 +110,7 @@ def _add(
     problem = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemModel"}}}
     errors: dict[int | str, dict[str, Any]] = {
         status: {"description": "A problem document", "content": problem}
-        for status in (BODY_ERRORS if body is not None or is_form else ERRORS)
+        for status in (BODY_ERRORS if body is not None or is_form else POST_ERRORS if method == "POST" else ERRORS)
     }
     described: dict[str, Any] = {"parameters": [*_of_path(path), *_of_query(query)]}
     if body is not None:

@@ -9,7 +9,8 @@
     <- {"type": "final", "id": "a", "finish_reasons": ["stop"], "usage": {...}}
     <- {"type": "error", "id": "a", "error": {a problem document}}
 
-Every request counts against the rate. An `id` is the client's own and may be used again once its request has ended. A
+Every request counts against the rate, and each is asked for its key again: one that is good no more ends the connection
+with 1008. An `id` is the client's own and may be used again once its request has ended. A
 reader that is too slow holds its requests back, and is closed with 1013 after a while; closing the connection ends them all.
 """
 
@@ -24,11 +25,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from starlette.datastructures import Headers
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from deepseek.api.admission import adapter_of, completion_limit, encode, new_id, refuse_while_draining
+from deepseek.api.body import require_few_values, validated
 from deepseek.api.dialects.chat_dialect import chat_usage
 from deepseek.api.dialects.chat_request import ChatRequest
 from deepseek.api.dialects.fields import Only, StrictModel
@@ -36,11 +38,11 @@ from deepseek.api.dialects.generate import GenerateRequest
 from deepseek.api.dialects.logprobs import own_entries
 from deepseek.api.dialects.openai import prepare
 from deepseek.api.dialects.structured import constraint_of
-from deepseek.api.guard import ASKS_LATER, CALLER, admitted, enter, refuse_handshake
+from deepseek.api.guard import ASKS_LATER, CALLER, admitted, enter, identified, refuse_handshake
 from deepseek.api.identity.caller import Caller
 from deepseek.api.metrics import RequestMeter
 from deepseek.api.passage import passage
-from deepseek.api.problems import Problem, invalid_fields, problem_of
+from deepseek.api.problems import Problem, problem_of
 from deepseek.api.scopes import Scope, needs
 from deepseek.api.spoken import Speech, ThinkingCount
 from deepseek.api.state import ServerState, TextCodec
@@ -58,6 +60,8 @@ MAX_REQUESTS = 16
 MAX_UNSENT = 64
 """Messages that wait for the reader; beyond it the requests wait."""
 AUTH_WAIT_S = 10.0
+MAX_AUTH_BYTES = 16 * 1024
+"""Of the message that says the key: nobody is known yet, and nothing else is read."""
 
 GOING_AWAY, POLICY_VIOLATION, TOO_BIG, INTERNAL, TRY_AGAIN_LATER = 1001, 1008, 1009, 1011, 1013
 
@@ -87,8 +91,9 @@ class ChatMessage(ChatRequest):
     stream_options: Annotated[None, Only()] = None
 
 
+AUTH = TypeAdapter(AuthMessage)
 MESSAGES: dict[str, TypeAdapter[Any]] = {
-    "auth": TypeAdapter(AuthMessage),
+    "auth": AUTH,
     "cancel": TypeAdapter(CancelMessage),
     "generate": TypeAdapter(GenerateMessage),
     "chat": TypeAdapter(ChatMessage),
@@ -97,6 +102,14 @@ MESSAGES: dict[str, TypeAdapter[Any]] = {
 
 class _TooSlow(Exception):
     """The reader takes nothing."""
+
+
+class _Stranger(Exception):
+    """Whoever opened the connection may not use the server any more."""
+
+    def __init__(self, client_id: str, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.client_id, self.problem = client_id, problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +137,12 @@ async def stream(socket: WebSocket) -> None:
     await socket.accept()
     connection = _Connection(socket, state)
     try:
-        if caller is None:
-            caller = await connection.authenticate()
-        if caller is not None:
-            await connection.serve(caller)
+        if caller is not None or await connection.authenticate():
+            await connection.serve()
     except WebSocketDisconnect:
         return
+    except _Stranger as stranger:
+        await connection.turn_away(stranger.client_id, stranger.problem)
     except _TooSlow:
         log.warning("a WebSocket takes no data; its requests are ended")
         await connection.close(TRY_AGAIN_LATER, "the connection takes no data")
@@ -153,32 +166,40 @@ class _Connection:
 
     def __init__(self, socket: WebSocket, state: ServerState) -> None:
         self._socket, self._state = socket, state
+        self._headers = socket.headers  # what says who asks
         self._running: dict[str, asyncio.Task[None]] = {}
         self._engine_ids: dict[str, str] = {}
         self._unsent: asyncio.Queue[bytes] = asyncio.Queue(MAX_UNSENT)
         self._wait_s = state.settings.send_timeout_s
 
-    async def authenticate(self) -> Caller | None:
-        """Who the first message says it is; None, and the connection closed, if it says nothing good in time."""
+    async def authenticate(self) -> bool:
+        """Whether the first message says a good key; if none does in time the connection is closed."""
         try:
             async with asyncio.timeout(AUTH_WAIT_S):
-                message = self._read(await self._receive())
-            if not isinstance(message, AuthMessage):
-                raise Problem("unauthenticated", 'Send {"type": "auth", "key": ...} first, or the key in a header.')
-            headers = Headers({"authorization": f"Bearer {message.key}"})
-            caller, _ = await enter(self._state, headers, Scope.INFER)
-            return caller
+                text = await self._receive(MAX_AUTH_BYTES)
+            try:
+                message = validated(text.encode(), AUTH)
+            except Problem:
+                detail = 'Send {"type": "auth", "key": ...} first, or the key in a header.'
+                raise Problem("unauthenticated", detail) from None
+            self._headers = Headers({"authorization": f"Bearer {message.key}"})
+            await enter(self._state, self._headers, Scope.INFER)
+            return True
         except TimeoutError:
             await self.close(POLICY_VIOLATION, "no key came")
         except Problem as problem:
-            await self._send(_error(None, problem))
-            await self.close(POLICY_VIOLATION, problem.title)
-        return None
+            await self.turn_away(None, problem)
+        return False
 
-    async def serve(self, caller: Caller) -> None:
-        """Take messages until the connection ends; then end what runs."""
+    async def turn_away(self, client_id: str | None, problem: Problem) -> None:
+        """Say why, and close."""
+        await self._send(_error(client_id, problem))
+        await self.close(POLICY_VIOLATION, problem.title)
+
+    async def serve(self) -> None:
+        """Take messages until the connection ends; then end what runs. Raises _Stranger."""
         sending = asyncio.create_task(self._send_all())
-        receiving = asyncio.create_task(self._take_all(caller))
+        receiving = asyncio.create_task(self._take_all())
         try:
             done, _ = await asyncio.wait((sending, receiving), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -196,29 +217,32 @@ class _Connection:
         except (TimeoutError, RuntimeError, WebSocketDisconnect):
             return
 
-    async def _take_all(self, caller: Caller) -> None:
+    async def _take_all(self) -> None:
         while True:
-            text = await self._receive()
+            text = await self._receive(self._state.settings.max_body_bytes)
             arrived = time.perf_counter()
             client_id = None
             try:
-                message = self._read(text)
-                client_id = getattr(message, "id", None)
+                body = text.encode()
+                given = _parsed(body)
+                client_id = _id_of(given)
+                message = _read(given, body)
                 if isinstance(message, CancelMessage):
                     await self._cancel(message.id)
                 elif isinstance(message, AuthMessage):
                     raise Problem("invalid-request", "The connection says whose it is already.")
                 else:
-                    await self._begin(caller, message, arrived)
+                    await self._begin(message, arrived)
             except Problem as problem:
-                await self._put(_error(client_id or _id_in(text), problem))
+                await self._put(_error(client_id, problem))
 
-    async def _begin(self, caller: Caller, message: GenerateMessage | ChatMessage, arrived: float) -> None:
+    async def _begin(self, message: GenerateMessage | ChatMessage, arrived: float) -> None:
         refuse_while_draining(self._state)
         if message.id in self._running:
             raise Problem("duplicate-request", f"A request with the id {message.id!r} runs on this connection.")
         if len(self._running) >= MAX_REQUESTS:
             raise Problem("queue-full", f"At most {MAX_REQUESTS} requests may run on one connection.")
+        caller = await self._asked_again(message.id)
         await admitted(self._state, caller, Scope.INFER)
         task = asyncio.create_task(self._answer(caller, message, arrived))
         self._running[message.id] = task
@@ -231,11 +255,21 @@ class _Connection:
 
         task.add_done_callback(ended)
 
+    async def _asked_again(self, client_id: str) -> Caller:
+        """The caller as it is now: a key may have been revoked, a tenant suspended, a token expired, and a server that
+        asked nobody may have keys."""
+        try:
+            return await identified(self._state, self._headers, Scope.INFER)
+        except Problem as problem:
+            if problem.status not in (401, 403):
+                raise
+            raise _Stranger(client_id, problem) from None
+
     async def _cancel(self, client_id: str) -> None:
         """End a request; its last message still comes. One that has ended, or never was, is no error: they may cross."""
         engine_id = self._engine_ids.get(client_id)
         if engine_id is not None:
-            await self._state.engine.abort(engine_id)
+            await self._state.lifecycle.cancel(engine_id)
         elif client_id in self._running:
             # Not in the engine yet.
             self._running[client_id].cancel()
@@ -299,7 +333,7 @@ class _Connection:
                     for other in _beginning(event, client_id, work, self._state.text):
                         await self._put(other)
 
-    async def _receive(self) -> str:
+    async def _receive(self, limit: int) -> str:
         """The next message's text. Raises WebSocketDisconnect once the client has left."""
         message = await self._socket.receive()
         if message["type"] != "websocket.receive":
@@ -308,25 +342,10 @@ class _Connection:
         if text is None:
             await self.close(1003, "messages are text")
             raise WebSocketDisconnect(1003)
-        if len(text) > self._state.settings.max_body_bytes:
+        if len(text) > limit:
             await self.close(TOO_BIG, "the message is too large")
             raise WebSocketDisconnect(TOO_BIG)
         return str(text)
-
-    @staticmethod
-    def _read(text: str) -> Any:
-        try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            raise Problem("malformed-json", "The message is not valid JSON.") from None
-        kind = given.get("type") if isinstance(given, dict) else None
-        adapter = MESSAGES.get(kind) if isinstance(kind, str) else None
-        if adapter is None:
-            raise Problem("invalid-request", f"type: expected one of {', '.join(MESSAGES)}")
-        try:
-            return adapter.validate_json(text)
-        except ValidationError as error:
-            raise invalid_fields(error.errors(include_url=False, include_context=False)) from None
 
     async def _put(self, message: dict[str, Any]) -> None:
         """Raises _TooSlow if there is no room for too long: the sender has noticed by then too, and ends it all."""
@@ -416,11 +435,25 @@ def _error(client_id: str | None, problem: Problem) -> dict[str, Any]:
     return {"type": "error", "id": client_id, "error": document}
 
 
-def _id_in(text: str) -> str | None:
-    """The id of a message that is otherwise wrong, so that its client knows which one it was."""
+def _parsed(body: bytes) -> Any:
+    """A message's JSON, after a look at how much it holds."""
+    require_few_values(body)
     try:
-        found = json.loads(text)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        return None
-    client_id = found.get("id") if isinstance(found, dict) else None
+        raise Problem("malformed-json", "The message is not valid JSON.") from None
+
+
+def _id_of(given: Any) -> str | None:
+    """The id of a message that may otherwise be wrong, so that its client knows which one it was."""
+    client_id = given.get("id") if isinstance(given, dict) else None
     return client_id if isinstance(client_id, str) and len(client_id) <= 128 else None
+
+
+def _read(given: Any, body: bytes) -> Any:
+    """The message whose type it claims. Raises Problem."""
+    kind = given.get("type") if isinstance(given, dict) else None
+    adapter = MESSAGES.get(kind) if isinstance(kind, str) else None
+    if adapter is None:
+        raise Problem("invalid-request", f"type: expected one of {', '.join(MESSAGES)}")
+    return validated(body, adapter)

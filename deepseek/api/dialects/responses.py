@@ -239,7 +239,7 @@ async def cancel_response(request: Request) -> Response:
     if running is None:
         return _json(await _document_of(state, *key))
     running.dialect.cancelled = True
-    await state.engine.abort(running.request_id)
+    await state.lifecycle.cancel(running.request_id)
     with suppress(TimeoutError):
         async with asyncio.timeout(CANCEL_WAIT_S):
             await running.ended.wait()

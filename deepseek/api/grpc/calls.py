@@ -1,7 +1,8 @@
 """Each call of `deepseek.v1.DeepSeek` is one of the HTTP endpoints: the same checks, leases, metering and answers.
 
 The endpoint is asked in-process with the call's message as JSON, and what it sends becomes messages. The call's deadline
-becomes the request's `timeout_s`, if it is the shorter one. A call that its client cancels, or whose deadline passes, has
+becomes the request's `timeout_s`, if it is the shorter one: behind the `Idempotency-Key`s, because a call that is sent
+again has another deadline, and is the same request. A call that its client cancels, or whose deadline passes, has
 its task cancelled by grpc, and so the engine's request ends within one step. While a message waits to be written, because
 its reader is slow, the engine's stream joins the tokens that come: nothing piles up here.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,10 +34,10 @@ from deepseek.api.idempotency import REPLAYED, Idempotent
 from deepseek.api.identity.caller import Caller
 from deepseek.api.middleware import ARRIVED
 from deepseek.api.problems import Problem, problem_of
-from deepseek.api.protobuf.codec import Codec, WireError
+from deepseek.api.protobuf.codec import Codec
 from deepseek.api.protobuf.contract import SERVICE, ModelsRequest, codec_of
 from deepseek.api.protobuf.frames import ChatChunk, EventReader, GenerateFrame
-from deepseek.api.protobuf.transcode import dump_request
+from deepseek.api.protobuf.transcode import aside, dump_request, read_values
 from deepseek.api.protobuf.writing import PACKAGE
 from deepseek.api.scopes import Scope as Needed
 
@@ -44,6 +46,7 @@ log = logging.getLogger("deepseek.api")
 Endpoint = Callable[[Request], Awaitable[Response]]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+ASKED = "deepseek.asked"
 SERVICE_NAME = f"{PACKAGE}.{SERVICE.name}"
 
 
@@ -93,16 +96,19 @@ def handlers(app: Any) -> dict[str, Handler]:
 
 
 def _handler(app: Any, call: Call) -> Handler:
-    takes, gives = codec_of(call.request), codec_of(call.answer)
+    gives = codec_of(call.answer)
     inner: ASGIApp = Idempotent(_asking(call.endpoint), app.state.server)
+
+    def ask(data: bytes, context: Context) -> Awaitable[_Asked]:
+        return aside(data, lambda data: _asked(call, data, context))
 
     async def answer(data: bytes, context: Context) -> bytes:
         unary = _Unary(context, gives)
-        await inner(*_connection(app, call, _body(call, takes, data, context)), unary.send)
+        await inner(*_connection(app, call, await ask(data, context)), unary.send)
         return unary.message
 
     async def stream(data: bytes, context: Context) -> None:
-        await inner(*_connection(app, call, _body(call, takes, data, context)), _Stream(context, gives).send)
+        await inner(*_connection(app, call, await ask(data, context)), _Stream(context, gives).send)
 
     if call.streams:
         return grpc.unary_stream_rpc_method_handler(stream)
@@ -111,6 +117,13 @@ def _handler(app: Any, call: Call) -> Handler:
 
 def _asking(endpoint: Endpoint) -> ASGIApp:
     async def ask(scope: Scope, receive: Receive, send: Send) -> None:
+        asked: _Asked = scope[ASKED]
+        remaining = asked.context.time_remaining()
+        if remaining is not None and (asked.timeout_s is None or remaining < asked.timeout_s):
+            # Counted, like a client's own, from the request's arrival.
+            timeout_s = max(remaining + time.perf_counter() - scope[ARRIVED], 1e-6)
+            await receive()
+            receive = _reading(asked.body_within(min(timeout_s, MAX_TIMEOUT_S)))
         response = await endpoint(Request(scope, receive))
         await response(scope, receive, send)
 
@@ -125,26 +138,35 @@ async def refuse(context: Context, error: Exception, request_id: str) -> None:
     await context.abort(code_of(problem), problem.detail[:1024], trailing_of(problem, request_id))
 
 
-def _body(call: Call, takes: Codec, data: bytes, context: Context) -> bytes:
-    try:
-        values = takes.decode(data)
-    except WireError as error:
-        raise Problem("malformed-request", f"{error}.") from None
-    if call.http == "GET":
-        return b""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call's message as a route's body. rest: without its end, which says the time that the client itself asked for."""
+
+    rest: bytes
+    timeout_s: float | None
+    context: Context
+
+    @property
+    def body(self) -> bytes:
+        """What the client sent, the same each time it sends it."""
+        return self.rest + (b"}" if self.timeout_s is None else b',"timeout_s":%s}' % dump_request(self.timeout_s))
+
+    def body_within(self, timeout_s: float) -> bytes:
+        return self.rest + b',"timeout_s":%s}' % dump_request(timeout_s)
+
+
+def _asked(call: Call, data: bytes, context: Context) -> _Asked:
+    values = read_values(call.request, data)
     values["stream"] = call.streams
     if call.answer is ChatChunk:
         values.setdefault("stream_options", {"include_usage": True})
-    remaining = context.time_remaining()
-    if remaining is not None:
-        asked = values.get("timeout_s")
-        if asked is None or remaining < asked:
-            values["timeout_s"] = min(max(remaining, 1e-6), MAX_TIMEOUT_S)
-    return dump_request(values)
+    timeout_s = values.pop("timeout_s", None)
+    return _Asked(dump_request(values).removesuffix(b"}"), timeout_s, context)
 
 
-def _connection(app: Any, call: Call, body: bytes) -> tuple[Scope, Receive]:
+def _connection(app: Any, call: Call, asked: _Asked) -> tuple[Scope, Receive]:
     entered = ENTERED.get()
+    body = b"" if call.http == "GET" else asked.body
     own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     scope: Scope = {
         "type": "http",
@@ -162,7 +184,12 @@ def _connection(app: Any, call: Call, body: bytes) -> tuple[Scope, Receive]:
         "deepseek.request_id": entered.request_id,
         ARRIVED: entered.arrived,
         CALLER: entered.caller,
+        ASKED: asked,
     }
+    return scope, _reading(body)
+
+
+def _reading(body: bytes) -> Receive:
     unread = [body]
 
     async def receive() -> Message:
@@ -171,7 +198,7 @@ def _connection(app: Any, call: Call, body: bytes) -> tuple[Scope, Receive]:
         await asyncio.Event().wait()  # a client that leaves cancels the task
         raise AssertionError("unreachable")
 
-    return scope, receive
+    return receive
 
 
 class _Unary:

@@ -23,7 +23,7 @@ class GrpcConfig(BaseModel):
     key: Path | None = None
     plaintext: bool = False
     max_concurrent_streams: Annotated[int, Field(ge=1, description="Of each connection.")] = 256
-    max_concurrent_calls: Annotated[int, Field(ge=1, description="Of all; one more is RESOURCE_EXHAUSTED.")] = 4096
+    max_concurrent_calls: Annotated[int, Field(ge=1, description="With a key; one more is RESOURCE_EXHAUSTED.")] = 4096
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> GrpcConfig:

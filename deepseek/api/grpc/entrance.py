@@ -3,6 +3,7 @@ declared scope has no way in. HTTP's guard, asked with the call's metadata as he
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -11,22 +12,39 @@ import grpc
 from starlette.datastructures import Headers
 
 from deepseek.api.grpc.calls import ENTERED, Context, Entered, Handler, refuse
+from deepseek.api.grpc.public import PublicCalls, only_message
 from deepseek.api.guard import admitted, identified
 from deepseek.api.identity.caller import Caller
 from deepseek.api.metrics import NO_TIER
 from deepseek.api.middleware import request_id_of
-from deepseek.api.problems import Problem
+from deepseek.api.problems import Problem, retry_after
 from deepseek.api.scopes import Scope
 from deepseek.api.state import ServerState
 
 CANCELLED = "CANCELLED"
+MAX_CALLS = 4096
+SOON_S = 1.0
 
 
 class Entrance(grpc.aio.ServerInterceptor):
-    """needed: the scope of each method by its full name; of a PUBLIC one nothing is asked."""
+    """needed: the scope of each method by its full name; of a PUBLIC one nothing is asked. max_calls: with a key, at a
+    time. public: what bounds those without.
 
-    def __init__(self, state: ServerState, needed: Mapping[str, Scope]) -> None:
+    A call's message is read once its caller is known, and is waited for no longer than a body is: before that, it takes
+    a place from nobody.
+    """
+
+    def __init__(
+        self,
+        state: ServerState,
+        needed: Mapping[str, Scope],
+        *,
+        max_calls: int = MAX_CALLS,
+        public: PublicCalls | None = None,
+    ) -> None:
         self._state, self._needed = state, needed
+        self._free = max_calls
+        self._public = public or PublicCalls()
 
     async def intercept_service(
         self,
@@ -35,8 +53,10 @@ class Entrance(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         handler = await continuation(details)
         needed = self._needed.get(details.method)
-        if handler is None or needed is Scope.PUBLIC:
-            return handler
+        if handler is None:
+            return None
+        if needed is Scope.PUBLIC:
+            return self._public.bounded(handler)
         arrived = time.perf_counter()
         metadata = _headers(details.invocation_metadata)
         return self._guarded(handler, details.method, needed, arrived, metadata)
@@ -51,17 +71,20 @@ class Entrance(grpc.aio.ServerInterceptor):
     ) -> Handler:
         inner: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
-        async def behaviour(data: bytes, context: Context) -> Any:
-            request_id, status, tier = request_id_of(metadata), CANCELLED, NO_TIER
+        async def behaviour(messages: Any, context: Context) -> Any:
+            request_id, status, tier, entered = request_id_of(metadata), CANCELLED, NO_TIER, False
             try:
                 if needed is None or inner is None:
                     raise Problem("forbidden", "This method declares no scope, so nobody may call it.")
                 caller = await identified(self._state, Headers(raw=metadata), needed)
                 tier = caller.tier.name
                 require_grpc(caller)
+                if self._free <= 0:
+                    raise Problem("overloaded", "Too many calls run; try again.", headers=retry_after(SOON_S))
+                self._free, entered = self._free - 1, True
                 headers = await admitted(self._state, caller, needed)
                 ENTERED.set(Entered(caller, arrived, request_id, metadata, headers))
-                answer = await inner(data, context)
+                answer = await inner(await self._message(context), context)
                 status = "OK"
                 return answer
             except grpc.aio.AbortError:
@@ -73,12 +96,24 @@ class Entrance(grpc.aio.ServerInterceptor):
                 finally:
                     status = context.code().name
             finally:
+                self._free += entered
                 self._state.metrics.answered(method, status, tier)
 
         make = (
-            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
         )
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+    async def _message(self, context: Context) -> bytes:
+        seconds = self._state.settings.body_timeout_s
+        try:
+            async with asyncio.timeout(seconds):
+                message: bytes = await only_message(context)
+                return message
+        except TimeoutError:
+            raise Problem("body-timeout", f"The message did not arrive within {seconds:g} s.") from None
 
 
 def require_grpc(caller: Caller) -> None:

@@ -21,6 +21,8 @@ from deepseek.api.grpc.calls import CALLS, SERVICE_NAME, handlers
 from deepseek.api.grpc.config import GrpcConfig
 from deepseek.api.grpc.entrance import Entrance
 from deepseek.api.grpc.health import Health
+from deepseek.api.grpc.public import MAX_CALLS as PUBLIC_CALLS
+from deepseek.api.grpc.public import MAX_STREAMS
 from deepseek.api.platform import checked_host
 from deepseek.api.scopes import Scope
 from deepseek.api.state import ServerState
@@ -28,6 +30,8 @@ from deepseek.core.errors import ConfigError
 
 HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 MAX_METADATA_BYTES = 16 * 1024
+# Beside the calls with a key: those without, and those of which it is not known yet.
+MAX_OTHERS = MAX_STREAMS + PUBLIC_CALLS + 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 # A client may ask whether the connection lives every 20 s; the server asks when nothing came for a minute.
 LEAST_PING_MS, PING_MS, PONG_MS, MAX_IDLE_MS = 20_000, 60_000, 20_000, 600_000
@@ -58,9 +62,9 @@ class GrpcFront:
         host = checked_host(self._config, http_host)
         needed = {f"/{SERVICE_NAME}/{name}": call.needed for name, call in CALLS.items()}
         server = grpc.aio.server(
-            interceptors=[Entrance(self._state, needed | PUBLIC)],
+            interceptors=[Entrance(self._state, needed | PUBLIC, max_calls=self._config.max_concurrent_calls)],
             options=self._options(),
-            maximum_concurrent_rpcs=self._config.max_concurrent_calls,
+            maximum_concurrent_rpcs=self._config.max_concurrent_calls + MAX_OTHERS,
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers(self._app)),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

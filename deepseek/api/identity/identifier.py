@@ -1,8 +1,10 @@
 """The identifier of a server with a database or a token issuer: API keys first, tokens (JWT) where they are configured.
 
 A server on loopback that never had a key, and trusts no issuer, asks nobody: everybody is the local tenant. From the first
-key on, a key is needed there too. While nobody is asked, a request must come under an address or the name localhost, for a
-page of another site may point a name of its own at this machine (DNS rebinding).
+key on, a key is needed there too. While nobody is asked, a page of another site must not be able to ask in its
+visitor's browser. It may point a name of its own at this machine (DNS rebinding), so a request must come under an
+address or the name localhost; and it may send forms without reading the answer, so a request must not be another page's
+(Origin, Sec-Fetch-Site).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from deepseek.api.identity.caller import LOCAL_CALLER, Caller, WrittenCaller
 from deepseek.api.identity.credentials import credential_of, unauthenticated
 from deepseek.api.identity.keys import PREFIX
 from deepseek.api.identity.ring import KeyRing
+from deepseek.api.identity.watch import KeyWatch
 from deepseek.api.problems import Problem
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class KeyIdentifier:
 
     async def identify(self, headers: Headers) -> Caller:
         if self.open:
-            _require_local_name(headers.get("host"))
+            _require_no_stranger(headers)
             return LOCAL_CALLER
         credential = credential_of(headers)
         if credential is None:
@@ -73,11 +76,33 @@ class KeyIdentifier:
 
 
 class LoopbackIdentifier:
-    """Everybody is the local tenant: a server that cannot have keys, on loopback."""
+    """Everybody is the local tenant: a server that cannot have keys, on loopback.
+
+    watch: of the database that another server holds; once there are keys in it, nobody is answered.
+    """
+
+    def __init__(self, watch: KeyWatch | None = None) -> None:
+        self._watch = watch
 
     async def identify(self, headers: Headers) -> Caller:
-        _require_local_name(headers.get("host"))
+        _require_no_stranger(headers)
+        if self._watch is not None:
+            await self._watch.require_none()
         return LOCAL_CALLER
+
+
+def _require_no_stranger(headers: Headers) -> None:
+    """Raise Problem 403 for what a page of another site can have a browser send. Other clients send none of it."""
+    host = headers.get("host")
+    _require_local_name(host)
+    # The page that an Origin names is ours where it came from this very address; "null" is nobody's.
+    own = (host or "").lower()
+    foreign = any(origin.partition("://")[2].lower() != own for origin in headers.getlist("origin"))
+    if foreign or "cross-site" in headers.getlist("sec-fetch-site"):
+        raise Problem(
+            "forbidden",
+            "Pages of other sites cannot use a server without keys: make a key first (deepseek keys create).",
+        )
 
 
 def _require_local_name(host: str | None) -> None:

@@ -2,8 +2,8 @@
 
 One task looks for batches that have not ended, at the start and whenever one is made; each runs as a task of its own, and
 all together keep a bounded number of lines in the engine. A batch is run by whoever holds its lock file, so a second
-server on the same directory leaves it alone. Draining, no line begins; those that did not end are asked again after
-the restart, and those that did are not.
+server on the same directory leaves it alone and looks again later, as it does after an error. Draining, no line begins;
+those that did not end are asked again after the restart, and those that did are not.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import asyncio
 import contextvars
 import fcntl
 import logging
+import math
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from deepseek.api.identity.caller import Caller
 from deepseek.api.inner import Endpoint, InnerAnswer, ask_inside
@@ -29,6 +31,7 @@ from deepseek.api.kept.batches import Batch, BatchError, BatchStatus
 from deepseek.api.kept.callers import recall
 from deepseek.api.kept.files import KeptFile
 from deepseek.api.kept.lines import Line, Results, check, read_lines, result_line, unanswered_line
+from deepseek.api.passage import CHARGE, Charge, only_set_aside
 from deepseek.core.errors import StoreError
 
 if TYPE_CHECKING:
@@ -47,11 +50,19 @@ LINES_AT_ONCE = 8
 LINES_OF_ONE = 4
 LOOK_S = 30.0
 """Between looks for batches that another server left."""
+AGAIN_S = 1.0
+"""Until a batch that did not end here (another server runs it, or the database failed) is tried again: twice as long each
+time, up to LOOK_S."""
 SAVE_S = 1.0
 """Between writes of how far a batch has come, and looks at whether it was cancelled elsewhere."""
 RETRY_S = 0.5, 30.0
-ENGINE_TRIES = 5
-"""A line that an engine could not serve is asked again once it answers, in case it was not the line's fault."""
+Hindrance = Literal["none", "engine", "charged", "set aside", "busy"]
+Unanswered = tuple[str, str]
+"""A code and a message."""
+TRIES: dict[Hindrance, float] = {"none": 1, "engine": 5, "charged": 8, "set aside": 20, "busy": math.inf}
+"""How often a line is asked before its error is the answer. engine: it could not serve the line, and that may be the
+line's fault. charged: of several prompts some were served, and paid for, each time. set aside: the budget is only kept for
+what runs. busy: nothing was charged, and the batch's window bounds the wait."""
 LAST = 2**20
 """Added to the priority of every line: behind whoever waits for an answer."""
 READ_LINES = 32
@@ -64,6 +75,7 @@ class _Run:
     batch: Batch
     cancelled: asyncio.Event
     saved: float = 0.0
+    over: bool = False
 
 
 class BatchRunner:
@@ -77,6 +89,7 @@ class BatchRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(LINES_AT_ONCE)
         self._news = asyncio.Event()
+        self._later: dict[tuple[str, str], tuple[float, float]] = {}  # when to try again, in monotonic time; the wait
         self._looking: asyncio.Task[None] | None = None
 
     def start(self, app: Any) -> None:
@@ -93,6 +106,8 @@ class BatchRunner:
         run = self._runs.get((tenant, batch_id))
         if run is not None:
             run.cancelled.set()
+        else:
+            self._later.pop((tenant, batch_id), None)
         self._news.set()
 
     async def close(self) -> None:
@@ -107,12 +122,17 @@ class BatchRunner:
             self._news.clear()
             try:
                 if self._state.shelf.in_use:
-                    for batch in await self._state.shelf.read(rows.unfinished):
+                    found = await self._state.shelf.read(rows.unfinished)
+                    known = {(batch.tenant, batch.id) for batch in found}
+                    self._later = {key: later for key, later in self._later.items() if key in known}
+                    for batch in found:
                         self._begin(batch)
             except StoreError as error:
                 log.error("batches cannot be read: %s", error)
             try:
-                async with asyncio.timeout(LOOK_S):
+                now = time.monotonic()
+                due = min((at - now for at, _ in self._later.values() if at > now), default=LOOK_S)
+                async with asyncio.timeout(min(due, LOOK_S)):
                     await self._news.wait()
             except TimeoutError:
                 continue
@@ -122,6 +142,9 @@ class BatchRunner:
         of_tenant = sum(tenant == batch.tenant for tenant, _ in self._runs)
         if key in self._runs or len(self._runs) >= MAX_BATCHES or of_tenant >= MAX_OF_TENANT:
             return
+        again, waited = self._later.get(key, (0.0, 0.0))
+        if time.monotonic() < again:
+            return
         run = self._runs[key] = _Run(batch, asyncio.Event())
         task = asyncio.get_running_loop().create_task(self._run(run))
         self._tasks.add(task)
@@ -129,6 +152,11 @@ class BatchRunner:
         def ended(done: asyncio.Task[None]) -> None:
             self._tasks.discard(done)
             del self._runs[key]
+            if run.over:
+                self._later.pop(key, None)
+            else:
+                wait = min(2 * waited or AGAIN_S, LOOK_S)
+                self._later[key] = time.monotonic() + wait, wait
             if not done.cancelled():
                 self._news.set()  # others may be waiting for its place
 
@@ -143,9 +171,11 @@ class BatchRunner:
         try:
             # It may have ended between the look and the lock.
             now = await self._state.shelf.read(lambda connection: rows.get(connection, batch.tenant, batch.id))
-            if now is not None and now.status in rows.UNFINISHED:
+            run.over = now is None or now.status not in rows.UNFINISHED
+            if now is not None and not run.over:
                 run.batch = now
                 await self._carry_out(run, directory)
+                run.over = run.batch.status not in rows.UNFINISHED
                 await asyncio.to_thread((directory / f"{batch.id}.lock").unlink, missing_ok=True)
         except StoreError as error:
             log.error("batch %s: stopped for now: %s", batch.id, error)
@@ -154,6 +184,7 @@ class BatchRunner:
             failure = BatchError("internal_error", "The server failed on this batch; the log has it under its id.")
             failed = run.batch.at("failed", time.time(), failures=(failure,))
             await self._state.shelf.write(lambda connection: rows.save(connection, failed))
+            run.over = True
         finally:
             await asyncio.to_thread(os.close, lock)
 
@@ -197,20 +228,16 @@ class BatchRunner:
         while (line := await lines.next()) is not None:
             if self._state.lifecycle.draining:
                 return False
-            unanswered = self._why_not(run.batch)
-            answer = None
-            if unanswered is None:
-                async with self._gate:
-                    answer = await self._ask(run.batch, line)
-                if answer is None:
-                    return False
+            answer = await self._ask(run.batch, line)
+            if answer is None:
+                return False
             line_id = f"batch_req_{secrets.token_hex(12)}"
-            if answer is not None:
+            good = None
+            if isinstance(answer, InnerAnswer):
                 written = result_line(line_id, line.custom_id, answer.status, answer.request_id, answer.body)
+                good = answer.body if answer.status < 300 else None
             else:
-                assert unanswered is not None
-                written = unanswered_line(line_id, line.custom_id, *unanswered)
-            good = answer.body if answer is not None and answer.status < 300 else None
+                written = unanswered_line(line_id, line.custom_id, *answer)
             async with writing:
                 # What was answered, and paid for, is written even if the batch is cancelled meanwhile.
                 await _to_the_end(results.add, line.custom_id, written, good)
@@ -218,42 +245,51 @@ class BatchRunner:
                     await self._save(run, _counted(run.batch, results))
         return True
 
-    def _why_not(self, batch: Batch) -> tuple[str, str] | None:
-        """Why nothing more of the batch may be asked."""
-        if time.time() >= batch.expires:
-            return "batch_expired", "The batch's completion window was over before this request began."
-        if self._caller_of(batch) is None:
-            return "caller_gone", "The key that the batch was made with is not valid any more."
-        return None
-
-    async def _ask(self, batch: Batch, line: Line) -> InnerAnswer | None:
+    async def _ask(self, batch: Batch, line: Line) -> InnerAnswer | Unanswered | None:
         """One line's answer, waiting where the server says to. None if the server drains before there is one."""
-        endpoint, wait, tries = self.endpoints[batch.endpoint], RETRY_S[0], 0
+        endpoint, wait, tries = self.endpoints[batch.endpoint], RETRY_S[0], Counter[Hindrance]()
         lifecycle = self._state.lifecycle
         while not lifecycle.draining:
-            caller = self._caller_of(batch)
-            if caller is None:
-                problem_status, body = 401, b'{"error":{"message":"The key is not valid any more."}}'
-                return InnerAnswer(problem_status, f"req-{secrets.token_hex(12)}", body)
-            verdict = await self._state.limiter.take(caller)
-            if not verdict.allowed:
-                await asyncio.sleep(max(verdict.retry_s, 0.001))
+            answer, charge = None, Charge()
+            async with self._gate:
+                if time.time() >= batch.expires:
+                    return "batch_expired", "The batch's completion window was over before this request was answered."
+                caller = self._caller_of(batch)
+                if caller is None:
+                    return "caller_gone", "The key that the batch was made with is not valid any more."
+                verdict = await self._state.limiter.take(caller)
+                if verdict.allowed:
+                    CHARGE.set(charge)
+                    answer = await ask_inside(self._app, caller, endpoint, batch.endpoint, line.body)
+            # What waits takes no place of those that can be asked.
+            if answer is None:
+                await _sleep(batch, max(verdict.retry_s, 0.001))
                 continue
-            answer = await ask_inside(self._app, caller, endpoint, batch.endpoint, line.body)
-            problem = answer.problem
-            if problem is not None and problem.status == 500 and lifecycle.phase == "failed":
-                tries += 1
-                if tries < ENGINE_TRIES:
-                    await asyncio.sleep(wait)
-                    wait = min(2 * wait, RETRY_S[1])
-                    await lifecycle.check()
-                    continue
-            if problem is None or problem.status not in (429, 503) or problem.kind == "budget-exhausted":
+            hindrance = self._hindrance(answer, charge)
+            tries[hindrance] += 1
+            if tries[hindrance] >= TRIES[hindrance]:
                 return answer
-            if problem.kind != "draining":
-                await asyncio.sleep(wait)
+            if answer.problem is not None and answer.problem.kind != "draining":
+                await _sleep(batch, wait)
                 wait = min(2 * wait, RETRY_S[1])
+            if hindrance == "engine":
+                await lifecycle.check()
         return None
+
+    def _hindrance(self, answer: InnerAnswer, charge: Charge) -> Hindrance:
+        """Why a line is asked again."""
+        problem = answer.problem
+        if problem is None:
+            return "none"
+        if problem.status == 500 and self._state.lifecycle.phase == "failed":
+            return "engine"
+        if problem.kind == "draining":
+            return "busy"
+        if problem.status not in (429, 503) or (problem.kind == "budget-exhausted" and not only_set_aside(problem)):
+            return "none"
+        if charge.begun:
+            return "charged"
+        return "set aside" if problem.kind == "budget-exhausted" else "busy"
 
     def _caller_of(self, batch: Batch) -> Caller | None:
         caller = recall(self._state.identifier, batch.caller)
@@ -324,6 +360,11 @@ class _Source:
     def close(self) -> None:
         close: Callable[[], None] = getattr(self._lines, "close", lambda: None)
         close()
+
+
+async def _sleep(batch: Batch, seconds: float) -> None:
+    """So long, and not past the batch's window."""
+    await asyncio.sleep(max(0.0, min(seconds, batch.expires - time.time())))
 
 
 async def _to_the_end(work: Callable[..., None], *arguments: object) -> None:

@@ -72,8 +72,9 @@ class Overload:
             partition = self.partitions[tier.name]
         return partition
 
-    def check(self, caller: Caller) -> None:
-        """Raises Problem "overloaded" if a request of this caller had to be refused now."""
+    def check(self, caller: Caller, *, waits: bool = False) -> None:
+        """Raises Problem "overloaded" if a request of this caller had to be refused now. waits: it will ask again, and is
+        not counted as refused."""
         if self.law is None:
             return
         partition = self.partition_of(caller.tier)
@@ -81,7 +82,7 @@ class Overload:
         if contract is not None:
             held = self._held[caller.tenant]
             if held >= contract.ceiling:
-                partition.shed += 1
+                partition.shed += not waits
                 raise self._refusal(f"The contract of this tenant has room for {contract.ceiling} answers at once.")
             if held < contract.floor:
                 return
@@ -89,12 +90,12 @@ class Overload:
             return
         if partition.choices < self.law.limit * partition.share / self._shares:
             return
-        partition.shed += 1
+        partition.shed += not waits
         raise self._refusal(f"The server is busy, and tier {caller.tier.name} already has more than its share.")
 
-    def enter(self, caller: Caller, request: Request) -> InFlight:
+    def enter(self, caller: Caller, request: Request, *, waits: bool = False) -> InFlight:
         """Count the request until its `leave`. Raises as `check`."""
-        self.check(caller)
+        self.check(caller, waits=waits)
         partition = self.partition_of(caller.tier)
         choices = request.sampling.n
         self._choices += choices
@@ -129,23 +130,37 @@ class Overload:
 class InFlight:
     """One request, from its admission to its end, and what its first token says about the engine."""
 
-    __slots__ = ("_choices", "_overload", "_partition", "_prompt_tokens", "_queued_s", "_since", "_tenant", "seen")
+    __slots__ = (
+        "_choices",
+        "_overload",
+        "_partition",
+        "_prompt_tokens",
+        "_queued_s",
+        "_since",
+        "_taken_up",
+        "_tenant",
+        "seen",
+    )
 
     def __init__(self, overload: Overload, partition: Partition, tenant: str, choices: int, prompt_tokens: int) -> None:
         self._overload, self._partition, self._tenant = overload, partition, tenant
         self._choices, self._prompt_tokens = choices, prompt_tokens
         self._queued_s = 0.0
         self._since: float | None = None
+        self._taken_up = False
         self.seen = False
+        """Whether its first result has come: text, an embedding, its prompt's scores, or an end without any of these."""
 
     def submitted(self) -> None:
         """The engine has the request."""
         self._since = self._overload.clock()
 
     def ready(self, queued_s: float) -> None:
+        """The engine has begun with it."""
         self._queued_s = queued_s
+        self._taken_up = True
 
-    def first_token(self) -> None:
+    def first_result(self) -> None:
         if self.seen or self._since is None:
             return
         self.seen = True
@@ -154,6 +169,6 @@ class InFlight:
 
     def leave(self) -> None:
         """It has ended, however. To be called once."""
-        if not self.seen and self._since is not None:
+        if not self.seen and not self._taken_up and self._since is not None:
             self._overload._never_served(self._overload.clock() - self._since, self._prompt_tokens)
         self._overload._left(self._partition, self._tenant, self._choices)

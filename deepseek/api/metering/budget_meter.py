@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from deepseek.api.identity.caller import Caller
 from deepseek.api.metering.account import BilledAccount
 from deepseek.api.metering.budgets import NO_CAP, Budget, Budgets
+from deepseek.api.metering.claim import claimed
 from deepseek.api.metering.counters import (
     Grant,
     Refusal,
@@ -148,7 +149,10 @@ class BudgetMeter:
             0 if request.task == "embed" else request.sampling.max_tokens * n,
             self._slice * n,
         )
+        claim = claimed()
         row |= {"id": terms.id, "server": self.presence.id}
+        if claim is not None:
+            row |= {"claim_id": claim.id, "claim_token": claim.token}
         found = await self._open_lease(terms, row)
         if isinstance(found, Refusal):
             raise exhausted(found, terms, now)

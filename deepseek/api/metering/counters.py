@@ -16,7 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from deepseek.api.metering.budgets import DAY_S, NO_CAP, Budget
+from deepseek.api.metering.budgets import DAY_S, NO_CAP, Budget, BudgetScope
+from deepseek.api.metering.claim import Claim, mark_settled
 from deepseek.api.metering.prices import Price
 from deepseek.api.metering.tables import budgets, leases, usage
 from deepseek.core.engine import Usage
@@ -88,21 +89,31 @@ _SPEND = (
         money_reserved=budgets.c.money_reserved - _MONEY,
     )
 )
-# A budget that is set in the middle of a period counts what the ledger has of it already.
-_BEGIN = sa.text(
-    """
-    INSERT INTO budgets (id, tokens_spent, tokens_reserved, money_spent, money_reserved, until)
-    SELECT :id, COALESCE(SUM(prompt_tokens + completion_tokens), 0), 0, COALESCE(SUM(cost), 0), 0, :until
-    FROM usage WHERE tenant = :tenant AND time >= :since AND (:subject IS NULL OR subject = :subject)
-    ON CONFLICT (id) DO NOTHING
-    """
-).bindparams(
-    sa.bindparam("id", type_=sa.Text),
-    sa.bindparam("until", type_=sa.Double),
-    sa.bindparam("tenant", type_=sa.Text),
-    sa.bindparam("since", type_=sa.Double),
-    sa.bindparam("subject", type_=sa.Text),
-)
+_BEGUN = sa.select(budgets.c.id).where(budgets.c.id == _ID)
+
+
+def _begin(whose: str) -> sa.TextClause:
+    """A budget that is set in the middle of a period counts what the ledger has of it already."""
+    return sa.text(
+        f"""
+        INSERT INTO budgets (id, tokens_spent, tokens_reserved, money_spent, money_reserved, until)
+        SELECT :id, COALESCE(SUM(prompt_tokens + completion_tokens), 0), 0, COALESCE(SUM(cost), 0), 0, :until
+        FROM usage WHERE {whose} AND time >= :since
+        ON CONFLICT (id) DO NOTHING
+        """
+    ).bindparams(
+        sa.bindparam("id", type_=sa.Text),
+        sa.bindparam("until", type_=sa.Double),
+        sa.bindparam("tenant", type_=sa.Text),
+        sa.bindparam("since", type_=sa.Double),
+    )
+
+
+# Apart, so that each is read out of an index of its own.
+_BEGIN: dict[BudgetScope, sa.TextClause] = {
+    "tenant": _begin("tenant = :tenant"),
+    "key": _begin("tenant = :tenant AND subject = :subject").bindparams(sa.bindparam("subject", type_=sa.Text)),
+}
 _HELD = sa.select(leases.c.tokens, leases.c.money).where(leases.c.id == sa.bindparam("b_lease"))
 _GROW = (
     leases.update()
@@ -128,18 +139,14 @@ def take_turns(connection: sa.Connection) -> None:
 
 
 def begin(connection: sa.Connection, budget: Budget) -> None:
-    """Make sure that the budget has its row."""
+    """Make sure that the budget has its row. The ledger is read only for one that has none."""
     take_turns(connection)
-    connection.execute(
-        _BEGIN,
-        {
-            "id": budget.id,
-            "until": budget.until,
-            "tenant": budget.tenant,
-            "since": budget.since,
-            "subject": budget.holder if budget.scope == "key" else None,
-        },
-    )
+    if connection.execute(_BEGUN, {"b_id": budget.id}).first() is not None:
+        return
+    values = {"id": budget.id, "until": budget.until, "tenant": budget.tenant, "since": budget.since}
+    if budget.scope == "key":
+        values["subject"] = budget.holder
+    connection.execute(_BEGIN[budget.scope], values)
 
 
 def open_lease(connection: sa.Connection, terms: Terms, row: Row) -> Grant | Refusal:
@@ -201,11 +208,18 @@ def release_lease(connection: sa.Connection, lease_id: str) -> bool:
 
 
 def settle_abandoned(connection: sa.Connection, dead: Collection[str]) -> int:
-    """Settle every lease of these servers at its last slice: nobody knows how much of it was used. How many there were."""
+    """Settle every lease of these servers at its last slice: nobody knows how much of it was used. How many there were.
+
+    A request that is charged so has used up its Idempotency-Key: run again, it would be charged again.
+    """
     found = (
         connection.execute(sa.select(leases).where(leases.c.server.in_(dead)).order_by(leases.c.id)).mappings().all()
     )
-    return sum(settle_lease(connection, lease["id"], _last_slice(lease)) for lease in found)
+    settled = [lease for lease in found if settle_lease(connection, lease["id"], _last_slice(lease))]
+    for lease in settled:
+        if lease["claim_id"] is not None:
+            mark_settled(connection, Claim(lease["claim_id"], lease["claim_token"]))
+    return len(settled)
 
 
 def _last_slice(lease: sa.RowMapping) -> Row:

@@ -126,7 +126,7 @@ class UsageReports:
 
     async def page(self, query: UsageQuery) -> UsagePage:
         """Raises StoreError."""
-        return await self._database.read(lambda connection: read_page(connection, query))
+        return await self._database.report(lambda connection: read_page(connection, query))
 
 
 def read_page(connection: sa.Connection, query: UsageQuery) -> UsagePage:

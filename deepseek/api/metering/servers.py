@@ -40,7 +40,10 @@ class Presence:
         connection.execute(servers.delete().where(servers.c.id == self.id))
 
     def bury_the_dead(self, connection: sa.Connection, now: float) -> int:
-        """Settle what dead servers had open, and free their clients' keys. How many leases there were."""
+        """Settle what dead servers had open, and free their clients' keys, but for those of requests that were charged.
+
+        How many leases there were.
+        """
         lives = sa.select(servers.c.id).where(servers.c.seen >= now - SILENCE_S)
         held = sa.union(
             sa.select(leases.c.server), sa.select(idempotency.c.server).where(idempotency.c.state == "running")

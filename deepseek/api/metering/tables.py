@@ -33,7 +33,9 @@ usage = sa.Table(
     # From admission to settlement; NULL where the server died.
     sa.Column("seconds", sa.Double),
     sa.Index("ix_usage_time", "time"),
-    sa.Index("ix_usage_tenant_time", "tenant", "time"),
+    # A new budget sums what its holder has used in its period: out of these alone, while everybody's writes wait.
+    sa.Index("ix_usage_tenant_time", "tenant", "time", "prompt_tokens", "completion_tokens", "cost"),
+    sa.Index("ix_usage_subject_time", "tenant", "subject", "time", "prompt_tokens", "completion_tokens", "cost"),
     sqlite_autoincrement=True,
 )
 
@@ -70,6 +72,9 @@ leases = sa.Table(
     sa.Column("money", sa.BigInteger, nullable=False),
     # Ids, a JSON list in ascending order.
     sa.Column("budgets", sa.JSON, nullable=False),
+    # Id and token of the request's row in idempotency: settling this after a crash must not free that key.
+    sa.Column("claim_id", sa.String(64)),
+    sa.Column("claim_token", sa.String(32)),
 )
 
 servers = sa.Table(

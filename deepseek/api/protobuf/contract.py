@@ -13,6 +13,7 @@ from deepseek.api.dialects.chat_dialect import ChatResponse
 from deepseek.api.dialects.chat_request import ChatRequest
 from deepseek.api.dialects.generate import GenerateRequest, GenerateResponse
 from deepseek.api.dialects.openai import ModelList
+from deepseek.api.protobuf.bounds import Bounds
 from deepseek.api.protobuf.codec import Codec
 from deepseek.api.protobuf.frames import ChatChunk, GenerateFrame
 from deepseek.api.protobuf.register import read_register
@@ -68,3 +69,15 @@ def _classes() -> dict[str, Any]:
 def codec_of(model: type[BaseModel]) -> Codec:
     """The codec of one of the models. Made at the first use: it takes some milliseconds."""
     return Codec(model, _classes()[Record(model).name])
+
+
+@cache
+def bounds_of(model: type[BaseModel]) -> Bounds:
+    """How much a message of one of the models may hold."""
+    json_text = [
+        f"{PACKAGE}.{message.name}.{field.name}"
+        for message in messages_of((model,))
+        for field in message.fields
+        if field.type == "json"
+    ]
+    return Bounds(codec_of(model).make.DESCRIPTOR, json_text)

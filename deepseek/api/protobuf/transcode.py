@@ -11,23 +11,25 @@ A stream's last message has finish reasons and usage, or `problem`. Problems bef
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deepseek.api.body import read_body
+from deepseek.api.body import LARGE_BYTES, read_body
 from deepseek.api.dialects.chat_dialect import ChatResponse
 from deepseek.api.dialects.chat_request import ChatRequest
 from deepseek.api.dialects.generate import GenerateRequest, GenerateResponse
 from deepseek.api.guard import caller_of
 from deepseek.api.problems import FieldError, Problem
 from deepseek.api.protobuf.codec import Codec, WireError
-from deepseek.api.protobuf.contract import codec_of
+from deepseek.api.protobuf.contract import bounds_of, codec_of
 from deepseek.api.protobuf.frames import ChatChunk, EventReader, GenerateFrame
 from deepseek.api.protobuf.negotiate import PROTOBUF, is_protobuf, negotiated
 from deepseek.api.state import ServerState
@@ -35,6 +37,8 @@ from deepseek.api.tiers import Tier
 from deepseek.api.wire import dump_json
 
 Header = tuple[bytes, bytes]
+T = TypeVar("T")
+ASIDE_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,8 @@ class Transcoder:
         await self._app(scope, receive, send)
 
     async def _as_json(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-        body = json_body(
-            codec_of(self._messages.request), await read_body(Request(scope, receive), self._state.settings)
-        )
+        data = await read_body(Request(scope, receive), self._state.settings)
+        body = await aside(data, lambda data: dump_request(read_values(self._messages.request, data)))
         kept = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
         own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         unread = [body]
@@ -101,16 +104,22 @@ def require_protobuf(tier: Tier) -> None:
         raise Problem("forbidden", f"This key's tier, {tier.name}, has no Protobuf; send and accept application/json.")
 
 
-def json_body(codec: Codec, body: bytes) -> bytes:
-    """A request's message as the JSON it stands for. Raises Problem: 400 for no message, 422 for no JSON in it."""
+async def aside(data: bytes, read: Callable[[bytes], T]) -> T:
+    """read(data): in a thread, where it would keep the event loop from others for more than a moment."""
+    return read(data) if len(data) <= ASIDE_BYTES else await asyncio.to_thread(read, data)
+
+
+def read_values(model: type[BaseModel], data: bytes) -> dict[str, Any]:
+    """A request's message as the values it stands for. Raises Problem: 400 for no message, 422 for too much in one."""
     try:
-        values = codec.decode(body)
+        if len(data) > LARGE_BYTES:
+            bounds_of(model).require_few(data)
+        return codec_of(model).decode(data)
     except WireError as error:
         raise Problem("malformed-request", f"{error}.") from None
-    return dump_request(values)
 
 
-def dump_request(values: dict[str, Any]) -> bytes:
+def dump_request(values: Any) -> bytes:
     """Raises Problem 422 for what JSON cannot say."""
     try:
         return dump_json(values)

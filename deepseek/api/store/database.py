@@ -1,6 +1,7 @@
 """One control database: SQLite in a file for one server, PostgreSQL for several.
 
-Reads run in a few worker threads of the database's own; writes go through one `Writer` (`deepseek.api.store.writer`).
+Reads run in a few worker threads of the database's own, reports (which read very much) in others, so that no report is in
+a read's way; a query that nobody waits for any more is stopped. Writes go through one `Writer` (`deepseek.api.store.writer`).
 SQLite writes ahead (WAL) and syncs every commit (synchronous=FULL), so what was committed survives a loss of power.
 The file is made readable for its owner alone; while a server holds it, a lock file beside it keeps a second server out,
 because budgets and limits of two servers on one file would not add up. The command line may look in beside a server.
@@ -12,9 +13,11 @@ import asyncio
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,8 +34,14 @@ Dialect = Literal["sqlite", "postgresql"]
 WRITES = "deepseek_writes"
 READERS = 4
 MAX_WAITING_READS = 1024
+REPORTERS = 2
+MAX_WAITING_REPORTS = 64
 BUSY_TIMEOUT_MS = 5000
 READ_TIMEOUT_S = 10.0
+REPORT_TIMEOUT_S = 10.0
+OPS_BETWEEN_LOOKS = 20_000
+"""SQLite's own instructions, a fraction of a millisecond, after which it looks whether its answer is still wanted."""
+_STATEMENT_TIMEOUT = sa.text("SELECT set_config('statement_timeout', :left, true)")
 DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
@@ -48,9 +57,8 @@ class Database:
         self.writing = engine.execution_options(**{WRITES: True})
         self.path = path
         self._lock_file = lock
-        self._readers = ThreadPoolExecutor(READERS, "deepseek-database-read")
-        self._waiting = 0
-        self._counting = threading.Lock()
+        self._readers = _Readers("read", READERS, MAX_WAITING_READS)
+        self._reporters = _Readers("report", REPORTERS, MAX_WAITING_REPORTS)
 
     @classmethod
     def open(cls, url: str, *, serving: bool = False) -> Database:
@@ -84,18 +92,30 @@ class Database:
         return str(self.path) if self.path is not None else shown_url(self.engine.url)
 
     async def read(self, fn: Callable[[sa.Connection], T], *, timeout_s: float = READ_TIMEOUT_S) -> T:
-        """`fn(connection)` in a worker thread. Raises what it raises; StoreError where the database cannot be used."""
-        with self._counting:
-            if self._waiting >= MAX_WAITING_READS:
-                raise StoreError("too many reads wait for the database", found=self._waiting)
-            self._waiting += 1
-        future = self._readers.submit(self.read_now, fn)
-        future.add_done_callback(self._count_down)
+        """`fn(connection)` in a worker thread. Raises what it raises; StoreError where the database cannot be used.
+
+        A query that runs when the time is over, or when the wait is cancelled, is stopped (PostgreSQL: by its time alone).
+        """
+        return await self._ask(self._readers, fn, timeout_s)
+
+    async def report(self, fn: Callable[[sa.Connection], T], *, timeout_s: float = REPORT_TIMEOUT_S) -> T:
+        """As `read`, for what may take seconds: in threads of its own, and fewer may wait."""
+        return await self._ask(self._reporters, fn, timeout_s)
+
+    async def _ask(self, readers: _Readers, fn: Callable[[sa.Connection], T], timeout_s: float) -> T:
+        unwanted = threading.Event()
+        future = readers.submit(partial(self._read, fn, unwanted, time.monotonic() + timeout_s))
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             raise StoreError("the database did not answer in time", expected=f"within {timeout_s:g} s") from None
+        finally:
+            unwanted.set()
+
+    def _read(self, fn: Callable[[sa.Connection], T], unwanted: threading.Event, ends: float) -> T:
+        with store_errors(), self.engine.connect() as connection, _stopped_at_the_end(connection, unwanted, ends):
+            return fn(connection)
 
     def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
         """`fn(connection)` in this thread: for the command line and for threads; never on the event loop."""
@@ -109,15 +129,56 @@ class Database:
 
     def close(self) -> None:
         """Let running reads end, close every connection, let another server have the file. Idempotent."""
-        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._readers.close()
+        self._reporters.close()
         self.engine.dispose()
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
 
+
+class _Readers:
+    """Threads that read, and a bound on what runs in them or waits for them."""
+
+    def __init__(self, name: str, threads: int, most: int) -> None:
+        self._name, self._most = name, most
+        self._threads = ThreadPoolExecutor(threads, f"deepseek-database-{name}")
+        self._waiting = 0
+        self._counting = threading.Lock()
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Raises StoreError where too many wait."""
+        with self._counting:
+            if self._waiting >= self._most:
+                raise StoreError(f"too many {self._name}s wait for the database", found=self._waiting)
+            self._waiting += 1
+        future = self._threads.submit(work)
+        future.add_done_callback(self._count_down)
+        return future
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
     def _count_down(self, done: object) -> None:
         with self._counting:
             self._waiting -= 1
+
+
+@contextmanager
+def _stopped_at_the_end(connection: sa.Connection, unwanted: threading.Event, ends: float) -> Iterator[None]:
+    """Have the database itself give a query up. ends: of the monotonic clock."""
+    if connection.dialect.name == "postgresql":
+        left_ms = max(1, int(1000 * (ends - time.monotonic())))
+        connection.execute(_STATEMENT_TIMEOUT, {"left": str(left_ms)})
+        yield
+        return
+    # Asked by the query's own thread: an interrupt from another could come late, and meet whoever has the connection next.
+    driver: Any = connection.connection.dbapi_connection
+    driver.set_progress_handler(unwanted.is_set, OPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
 
 
 @contextmanager
@@ -161,7 +222,7 @@ def shown_url(address: sa.URL) -> str:
 
 
 def _connect_lazily(address: sa.URL) -> sa.Engine:
-    sizes: dict[str, Any] = {"pool_size": READERS + 2, "max_overflow": 4, "pool_timeout": READ_TIMEOUT_S}
+    sizes: dict[str, Any] = {"pool_size": READERS + REPORTERS + 2, "max_overflow": 4, "pool_timeout": READ_TIMEOUT_S}
     if address.get_backend_name() == "sqlite":
         engine = sa.create_engine(address, poolclass=QueuePool, connect_args={"check_same_thread": False}, **sizes)
         sa.event.listen(engine, "connect", _prepare_sqlite)

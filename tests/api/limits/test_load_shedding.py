@@ -120,7 +120,7 @@ def test_those_who_gave_up_in_the_queue_are_heard_too() -> None:
             entered.submitted()
             now += 60.0 if waits else 0.1
             if not waits:
-                entered.first_token()
+                entered.first_result()
             entered.leave()
     assert overload.law is not None and overload.law.limit < 20
 
@@ -214,7 +214,7 @@ class SimulatedEngine:
             waited = self.now - arrived
             self.waits[tier].append((self.now, waited))
             first = self.now + self.per_token_s * (tokens + 50)
-            self.at(first, lambda entered=entered, waited=waited: (entered.ready(waited), entered.first_token()))
+            self.at(first, lambda entered=entered, waited=waited: (entered.ready(waited), entered.first_result()))
             self.at(first + self._random.uniform(0.5, 1.5) * self.answer_s, lambda entered=entered: self._end(entered))
 
     def _end(self, entered: InFlight) -> None:

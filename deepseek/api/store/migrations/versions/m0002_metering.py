@@ -37,7 +37,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_usage_time", "usage", ["time"])
-    op.create_index("ix_usage_tenant_time", "usage", ["tenant", "time"])
+    counted = ["time", "prompt_tokens", "completion_tokens", "cost"]
+    op.create_index("ix_usage_tenant_time", "usage", ["tenant", *counted])
+    op.create_index("ix_usage_subject_time", "usage", ["tenant", "subject", *counted])
     op.create_table(
         "budgets",
         sa.Column("id", sa.Text, nullable=False),
@@ -64,6 +66,8 @@ def upgrade() -> None:
         sa.Column("tokens", sa.BigInteger, nullable=False),
         sa.Column("money", sa.BigInteger, nullable=False),
         sa.Column("budgets", sa.JSON, nullable=False),
+        sa.Column("claim_id", sa.String(64)),
+        sa.Column("claim_token", sa.String(32)),
         sa.PrimaryKeyConstraint("id", name="pk_leases"),
     )
     op.create_index("ix_leases_server", "leases", ["server"])
