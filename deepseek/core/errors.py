@@ -66,6 +66,33 @@ class StoreError(DeepSeekError):
     """The control database cannot be used now: unreachable, full, locked by another, or asked for too much at once."""
 
 
+class ModelError(DeepSeekError):
+    """A model did not answer. retryable: whether asking again may help; retry_after_s: not sooner than that, if it said."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        where: object = None,
+        found: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, found=found, expected=expected, fix=fix)
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class ToolError(DeepSeekError):
+    """A tool, a plugin or an environment could not do what it was asked."""
+
+
+class TenancyError(DeepSeekError):
+    """There is no tenant where one is needed, or not the one that may."""
+
+
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 """What stops a program, a thread or a generator and must pass. Whoever contains faults of others catches everything else,
 BaseException included: a panic in a Rust library (tokenizers, llguidance) reaches Python as no Exception."""
