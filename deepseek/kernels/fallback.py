@@ -33,11 +33,11 @@ class ReferenceBackend:
     def advise_large_pages(self, memory: Tensor) -> None:
         pass  # speed only
 
-    def pack(self, weight: Tensor, stored: StoredType, scales: Tensor | None) -> PackedWeight:
+    def pack(self, weight: Tensor, stored: StoredType, scales: Tensor | None, lasting: bool = True) -> PackedWeight:
         n, k = weight.shape
         return PackedWeight(n, k, stored, weight.detach().contiguous(), scales, "rows")
 
-    def pack_integer(self, codes: Tensor, scales: Tensor, bits: int) -> PackedWeight:
+    def pack_integer(self, codes: Tensor, scales: Tensor, bits: int, lasting: bool = True) -> PackedWeight:
         n, k = codes.shape
         return PackedWeight(n, k, "int8" if bits == 8 else "int4", codes.contiguous(), scales.contiguous(), "rows")
 

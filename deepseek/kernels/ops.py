@@ -41,11 +41,13 @@ def zeros_for_reading(shape: tuple[int, ...]) -> Tensor:
     return zeros
 
 
-def pack_weight(weight: Tensor, scale_inv: Tensor | None = None) -> PackedWeight:
+def pack_weight(weight: Tensor, scale_inv: Tensor | None = None, *, lasting: bool = True) -> PackedWeight:
     """Lays a `[N, K]` weight (float32, bfloat16, float16, or float8_e4m3fn with `scale_inv [N/128, K/128]`, rounded
     up) out for `linear`. The values are copied and keep their type.
+
+    lasting: False for what is soon copied elsewhere; it then takes no place among the weights that stay.
     """
-    return current().pack(weight, stored_type(weight, scale_inv), scale_inv)
+    return current().pack(weight, stored_type(weight, scale_inv), scale_inv, lasting)
 
 
 def pack_pieces(shape: tuple[int, int], pieces: Iterable[Tensor], scale_inv: Tensor | None = None) -> PackedWeight:
@@ -72,7 +74,7 @@ def pack_pieces(shape: tuple[int, int], pieces: Iterable[Tensor], scale_inv: Ten
         if whole is None:  # one row of zeros repeated: the right size and kind, to be filled piece by piece
             whole = pack_weight(piece.new_zeros(shape[1]).expand(shape), scale_inv)
         scales = None if scale_inv is None else scale_inv[row // SCALE_BLOCK : -(-last // SCALE_BLOCK)]
-        values = pack_weight(piece, scales).data.view(-1)
+        values = pack_weight(piece, scales, lasting=False).data.view(-1)
         first = row * shape[1]
         whole.data.view(-1)[first : first + values.shape[0]] = values
         row = last
@@ -82,14 +84,14 @@ def pack_pieces(shape: tuple[int, int], pieces: Iterable[Tensor], scale_inv: Ten
     return whole
 
 
-def pack_integer(codes: Tensor, scales: Tensor, bits: int) -> PackedWeight:
+def pack_integer(codes: Tensor, scales: Tensor, bits: int, *, lasting: bool = True) -> PackedWeight:
     """Lays an integer weight out for `linear`: `codes [N, K]` int8 and `scales [N, ceil(K/B)]` bfloat16, whose product
     is the weight. 8 bits: B = 128, codes -127 to 127. 4 bits: B = 32, codes -8 to 7.
 
-    `linear` and the rest quantise their input too, as `reference.integer_linear` says.
+    `linear` and the rest quantise their input too, as `reference.integer_linear` says. lasting: as in `pack_weight`.
     """
     check_integer(codes, scales, bits)
-    return current().pack_integer(codes, scales, bits)
+    return current().pack_integer(codes, scales, bits, lasting)
 
 
 def pack_integer_pieces(shape: tuple[int, int], pieces: Iterable[tuple[Tensor, Tensor]], bits: int) -> PackedWeight:
@@ -111,7 +113,7 @@ def pack_integer_pieces(shape: tuple[int, int], pieces: Iterable[tuple[Tensor, T
                 found=f"{list(codes.shape)} at row {row}",
                 expected=f"rows up to a multiple of {SCALE_BLOCK} of a [{shape[0]}, {shape[1]}] weight",
             )
-        part = pack_integer(codes, scales, bits)
+        part = pack_integer(codes, scales, bits, lasting=last - row == shape[0])
         if last - row == shape[0]:
             return part
         if whole is None:
@@ -139,11 +141,12 @@ def unpack_weight(w: PackedWeight) -> tuple[Tensor, Tensor | None]:
     return current().unpack(w), w.scales
 
 
-def pack_heads(weight: Tensor) -> PackedHeads:
-    """Lays `[H, N, K]` (float32, bfloat16 or float16), one matrix for each head, out for `head_linear`."""
+def pack_heads(weight: Tensor, *, lasting: bool = True) -> PackedHeads:
+    """Lays `[H, N, K]` (float32, bfloat16 or float16), one matrix for each head, out for `head_linear`. lasting: as in
+    `pack_weight`."""
     if weight.dim() != 3 or 0 in weight.shape:
         raise LayoutError("pack_heads needs three sides", found=list(weight.shape), expected="[H, N, K]")
-    return join_heads([pack_weight(head) for head in weight])
+    return join_heads([pack_weight(head, lasting=lasting) for head in weight])
 
 
 def join_heads(weights: Sequence[PackedWeight]) -> PackedHeads:

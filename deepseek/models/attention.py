@@ -167,8 +167,9 @@ class LatentUpProjection(Linear):
             whole = dequantize_blocks(stored, scale_inv)
         per_head = whole.view(self.heads, -1, self.latent.kv_lora_rank)
         nope = self.latent.qk_nope_head_dim
-        self.query_heads = kernels.pack_heads(per_head[:, :nope].transpose(1, 2))
-        self.value_heads = kernels.pack_heads(per_head[:, nope:])
+        # Not lasting: most models are quantised, and these give way to what `quantize_heads` makes of them.
+        self.query_heads = kernels.pack_heads(per_head[:, :nope].transpose(1, 2), lasting=False)
+        self.value_heads = kernels.pack_heads(per_head[:, nope:], lasting=False)
         self.weight = None
 
     def quantize_heads(self, bits: Bits) -> None:

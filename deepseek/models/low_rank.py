@@ -34,7 +34,8 @@ class LowRank:
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor) -> LowRank:
-        return cls(kernels.pack_weight(a), kernels.pack_weight(b))
+        # Not lasting: adapters come and go.
+        return cls(kernels.pack_weight(a, lasting=False), kernels.pack_weight(b, lasting=False))
 
     @property
     def nbytes(self) -> int:
@@ -61,9 +62,8 @@ class LatentLowRank:
     def of(cls, a: Tensor, b: Tensor, heads: int, nope: int) -> LatentLowRank:
         per_head = b.view(heads, -1, b.shape[1])
         keys, values = per_head[:, :nope].transpose(1, 2), per_head[:, nope:]
-        return cls(
-            kernels.pack_weight(a), kernels.pack_weight(a.T), kernels.pack_heads(keys), kernels.pack_heads(values)
-        )
+        down, turned = (kernels.pack_weight(matrix, lasting=False) for matrix in (a, a.T))
+        return cls(down, turned, *(kernels.pack_heads(half, lasting=False) for half in (keys, values)))
 
     @property
     def nbytes(self) -> int:

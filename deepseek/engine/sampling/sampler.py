@@ -16,6 +16,7 @@ one row alone: a sum over rows side by side may round differently.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,30 +55,32 @@ def sample(logits: Tensor, plan: SamplingPlan, kinds: Int32 | None = None, targe
     """
     rows: npt.NDArray[np.float32] = logits.numpy()
     count = len(plan.temperature)
-    plain = kinds is None or not kinds.any()  # KIND_SAMPLE is 0
-    which = np.arange(count) if plain or kinds is None else np.flatnonzero(kinds != KIND_EMBED)
+    # Lists: on the few rows of a decoding step numpy's calls would cost more than they do.
+    kind_of = [KIND_SAMPLE] * count if kinds is None else kinds.tolist()
+    which = [row for row, kind in enumerate(kind_of) if kind != KIND_EMBED]
     token_ids = [FAILED_ROW] * count
     logprobs: list[TokenLogprob | None] = [None] * count
-    if not len(which):
+    if not which:
         return Sampled(token_ids, logprobs)
-    best = rows.argmax(axis=1)  # NaN counts as the largest
-    sound = np.isfinite(rows[np.arange(len(rows)), best])
-    simple = sound & ~_is_special(plan)[which]
-    if not plain and kinds is not None:
-        simple &= kinds[which] == KIND_SAMPLE
-    scratch = scratch_for(rows.shape[1])
-    for index, row_index in enumerate(which.tolist()):
-        if simple[index]:
-            token_ids[row_index] = int(best[index])
-        elif sound[index]:
-            kind = KIND_SAMPLE if kinds is None else int(kinds[row_index])
-            target = FAILED_ROW if targets is None else int(targets[row_index])
-            try:
-                token, logprob = _one(rows[index], int(best[index]), plan, row_index, kind, target, scratch)
-            except Exception:
-                log.exception("a row could not be sampled; its sequence ends with an error")
-                continue
-            token_ids[row_index], logprobs[row_index] = token, logprob
+    best = rows.argmax(axis=1).tolist()  # NaN counts as the largest
+    special = _special(plan)
+    scratch: Floats | None = None
+    for index, row_index in enumerate(which):
+        kind, token = kind_of[row_index], best[index]
+        if not math.isfinite(rows[index, token]):
+            continue
+        if kind == KIND_SAMPLE and not special[row_index]:
+            token_ids[row_index] = token
+            continue
+        target = FAILED_ROW if targets is None else int(targets[row_index])
+        if scratch is None:
+            scratch = scratch_for(rows.shape[1])
+        try:
+            token, logprob = _one(rows[index], token, plan, row_index, kind, target, scratch)
+        except Exception:
+            log.exception("a row could not be sampled; its sequence ends with an error")
+            continue
+        token_ids[row_index], logprobs[row_index] = token, logprob
     return Sampled(token_ids, logprobs)
 
 
@@ -92,13 +95,14 @@ def describe(row: Row, token: int, alternatives: int, scratch: Floats | None = N
     return TokenLogprob(token, float(row[token]) - log_total, tuple((i, float(row[i]) - log_total) for i in top))
 
 
-def _is_special(plan: SamplingPlan) -> npt.NDArray[np.bool_]:
-    """Rows that ask for more than the best of their logits. [R]"""
-    asks: npt.NDArray[np.bool_] = (plan.temperature > 0) | (plan.logprobs >= 0) | (plan.mask_of_row >= 0)
-    for start in (plan.bias_start, plan.seen_start):
-        if start[-1]:
-            asks |= start[1:] > start[:-1]
-    return asks
+def _special(plan: SamplingPlan) -> list[bool]:
+    """Which rows ask for more than the best of their logits. [R]"""
+    biased, seen = plan.bias_start.tolist(), plan.seen_start.tolist()
+    asked = zip(plan.temperature.tolist(), plan.logprobs.tolist(), plan.mask_of_row.tolist(), strict=True)
+    return [
+        heat > 0 or wanted >= 0 or mask >= 0 or biased[row + 1] > biased[row] or seen[row + 1] > seen[row]
+        for row, (heat, wanted, mask) in enumerate(asked)
+    ]
 
 
 def _one(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepseek.core.errors import ConfigError, LayoutError
 from deepseek.kernels.cpu import stack
+from deepseek.kernels.cpu.room import Room
 from deepseek.kernels.packed import (
     INTEGER_BITS,
     PANEL,
@@ -101,6 +102,7 @@ class CppBackend:
                 fix="build it again: python -m deepseek.kernels.cpu.build --force",
             )
         self._lib: Any = lib
+        self._room = Room(self.advise_large_pages)
         self.set_isa(isa)
 
     def set_isa(self, isa: str | None) -> str:
@@ -126,14 +128,13 @@ class CppBackend:
     def advise_large_pages(self, memory: Tensor) -> None:
         self._lib.ds_advise_huge(memory.data_ptr(), memory.nbytes)
 
-    def pack(self, weight: Tensor, stored: StoredType, scales: Tensor | None) -> PackedWeight:
+    def pack(self, weight: Tensor, stored: StoredType, scales: Tensor | None, lasting: bool = True) -> PackedWeight:
         weight = weight.detach()
         if weight.stride(1) != 1:
             weight = weight.contiguous()
         n, k = weight.shape
-        data = weight.new_empty(-(-n // PANEL) * k * PANEL)
+        data = self._memory(-(-n // PANEL) * k * PANEL, weight.dtype, lasting)
         code = _TYPE_CODES[stored]
-        self.advise_large_pages(data)
         bad = self._lib.ds_pack(weight.data_ptr(), weight.stride(0), data.data_ptr(), n, k, code)
         if bad:
             place = [(bad - 1) // k, (bad - 1) % k]
@@ -144,15 +145,17 @@ class CppBackend:
         descriptor = _Weight(data.data_ptr(), 0 if kept is None else kept.data_ptr(), n, k, code)
         return PackedWeight(n, k, stored, data, kept, "panels", descriptor, ctypes.addressof(descriptor))
 
-    def pack_integer(self, codes: Tensor, scales: Tensor, bits: int) -> PackedWeight:
+    def pack_integer(self, codes: Tensor, scales: Tensor, bits: int, lasting: bool = True) -> PackedWeight:
         n, k = codes.shape
         codes, scales = codes.contiguous(), scales.contiguous()
-        data = torch.empty(-(-n // PANEL) * self._lib.ds_panel_bytes(bits, k), dtype=torch.uint8)
-        self.advise_large_pages(data)
+        data = self._memory(-(-n // PANEL) * self._lib.ds_panel_bytes(bits, k), torch.uint8, lasting)
         self._lib.ds_pack_integer(codes.data_ptr(), scales.data_ptr(), data.data_ptr(), n, k, bits)
         stored: StoredType = "int8" if bits == 8 else "int4"
         descriptor = _Weight(data.data_ptr(), 0, n, k, _TYPE_CODES[stored])
         return PackedWeight(n, k, stored, data, None, "panels", descriptor, ctypes.addressof(descriptor))
+
+    def _memory(self, count: int, dtype: torch.dtype, lasting: bool) -> Tensor:
+        return self._room.take(count, dtype) if lasting else torch.empty(count, dtype=dtype)
 
     def unpack_integer(self, w: PackedWeight) -> tuple[Tensor, Tensor]:
         codes = torch.empty((w.n, w.k), dtype=torch.int8)
