@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 LOCK_VENV := $(VENV)/lock-tools
+CONFORMANCE_VENV := $(VENV)/conformance
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # The first Python that answers and is new enough; evaluated only when the environment is created.
@@ -38,7 +39,7 @@ types: install-dev
 soak: install-dev ## the tests that run for minutes on purpose
 	$(BIN)/python -m pytest -m soak
 
-conformance: install-dev ## the outside suites against a running server
+conformance: install-dev $(STAMPS)/conformance ## the outside suites against a running server
 	$(BIN)/python -m pytest -m conformance
 
 test-gpu: install-dev ## the tests that need a CUDA device
@@ -53,6 +54,7 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile -
 lock: $(LOCK_VENV)/stamp ## write requirements/*.lock anew from pyproject.toml
 	$(LOCK_VENV)/bin/python requirements/direct.py runtime | $(PIP_COMPILE) -o requirements/runtime.lock -
 	$(LOCK_VENV)/bin/python requirements/direct.py dev | $(PIP_COMPILE) -c requirements/runtime.lock -o requirements/dev.lock -
+	$(LOCK_VENV)/bin/python requirements/direct.py conformance | $(PIP_COMPILE) -o requirements/conformance.lock -
 	$(LOCK_VENV)/bin/python requirements/direct.py torch-users | $(LOCK_VENV)/bin/python requirements/pinned.py > requirements/torch-users.lock
 
 clean: ## remove caches and build outputs
@@ -91,6 +93,12 @@ $(STAMPS)/package: pyproject.toml $(STAMPS)/runtime
 
 $(STAMPS)/dev: requirements/dev.lock requirements/torch-users.lock $(STAMPS)/runtime
 	$(PIP) install --require-hashes --no-deps -r requirements/dev.lock -r requirements/torch-users.lock
+	@touch $@
+
+# lm-eval, apart: it brings half a gigabyte that nothing else here needs.
+$(STAMPS)/conformance: requirements/conformance.lock $(STAMPS)/venv
+	$(PYTHON) -m venv $(CONFORMANCE_VENV)
+	$(CONFORMANCE_VENV)/bin/python -m pip --disable-pip-version-check install --require-hashes --no-deps -r requirements/conformance.lock
 	@touch $@
 
 # No stamp without a compiler: the kernels are built as soon as there is one.

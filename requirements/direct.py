@@ -12,13 +12,13 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def direct(lock: str) -> list[str]:
-    """The direct requirements of the `runtime`, the `dev` or the `torch-users` lock."""
+    """The direct requirements of the `runtime`, the `dev`, the `torch-users` or the `conformance` lock."""
     tables = tomllib.loads(PYPROJECT.read_text())
     project = tables["project"]
     if lock == "dev":
         return list(project["optional-dependencies"]["dev"])
-    if lock == "torch-users":
-        return list(tables["dependency-groups"]["torch-users"])
+    if lock in ("torch-users", "conformance"):
+        return list(tables["dependency-groups"][lock])
     wanted = project["dependencies"] + tables["dependency-groups"]["torch-needs"] + tables["build-system"]["requires"]
     return [requirement for requirement in wanted if not requirement.startswith("torch==")]
 

@@ -69,7 +69,7 @@ def test_a_foreign_line_is_recognised(what: str, line: str) -> None:
     assert re.search(FOREIGN[what], line)
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev"])
+@pytest.mark.parametrize("lock", ["runtime", "dev", "conformance"])
 def test_every_pin_of_a_lock_carries_hashes(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.lock").read_text()
     entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -77,7 +77,7 @@ def test_every_pin_of_a_lock_carries_hashes(lock: str) -> None:
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev"])
+@pytest.mark.parametrize("lock", ["runtime", "dev", "conformance"])
 def test_no_lock_pins_torch_or_its_accelerator_libraries(lock: str) -> None:
     assert [name for name in pins(lock) if name.startswith(("torch", "nvidia-", "triton", "cuda-"))] == []
 
@@ -94,6 +94,10 @@ def test_the_locks_cover_every_declared_dependency() -> None:
     needed = names(project["dependencies"]) | names(PYPROJECT["dependency-groups"]["torch-needs"])
     assert needed - pins("runtime").keys() == {"torch"}
     assert names(project["optional-dependencies"]["dev"]) - pins("dev").keys() == set()
+
+
+def test_the_outside_suites_are_locked() -> None:
+    assert names(PYPROJECT["dependency-groups"]["conformance"]) - pins("conformance").keys() == set()
 
 
 def test_what_asks_for_torch_has_a_lock_of_its_own_and_finds_the_rest_in_the_others() -> None:

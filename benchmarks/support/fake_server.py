@@ -30,6 +30,9 @@ class ByteCodec:
 
     thinks = False
 
+    def thinking_end(self) -> int | None:
+        return None
+
     def encode_prompt(self, text: str) -> list[int]:
         return list(text.encode())
 

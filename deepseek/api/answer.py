@@ -22,6 +22,7 @@ from deepseek.api.client import ClientWatch, SlowReader
 from deepseek.api.identity.caller import Caller
 from deepseek.api.metrics import RequestMeter
 from deepseek.api.passage import passage
+from deepseek.api.plugin_stage import PluginStage
 from deepseek.api.problems import Envelope, Problem, problem_of
 from deepseek.api.spoken import Speech, Spoken, gather
 from deepseek.api.state import ServerState
@@ -108,6 +109,7 @@ class Answer(Response):
     fields: what the dialect calls a field of the engine's, where the two differ.
     events: where they come from, if not from this one request (`deepseek.api.several`).
     before_last: awaited once the dialect has written its last bytes and before they are sent.
+    plugins: those that take part; None where there are none.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Answer(Response):
         fields: Mapping[str, str] = MappingProxyType({}),
         events: AsyncGenerator[Event] | None = None,
         before_last: Callable[[], Awaitable[None]] | None = None,
+        plugins: PluginStage | None = None,
     ) -> None:
         self.background = None
         self.status_code = 200
@@ -136,6 +139,7 @@ class Answer(Response):
         self._fields = fields
         self._events = events
         self._before_last = before_last
+        self._plugins = plugins
         self._meter = RequestMeter(state.metrics, arrived)
         self._started = False
 
@@ -144,7 +148,10 @@ class Answer(Response):
         client = ClientWatch(receive, send, self._state.settings.send_timeout_s)
         events = self._events
         if events is None:
-            events = passage(self._state, self._caller, self._request, model=self._model, route=self._route)
+            # A parser counts what it reads by the tokens that it comes with, one by one.
+            whole = not self._stream and not self._dialect.parsers
+            state, caller, request = self._state, self._caller, self._request
+            events = passage(state, caller, request, model=self._model, route=self._route, whole=whole)
         lifecycle.running.add(self._request.id)
         try:
             async with client:
@@ -156,10 +163,15 @@ class Answer(Response):
             client.gone = True
             log.warning("%s: the client takes no data; its request is ended", self._request.id)
         except AdmissionError as error:
+            self._failed(error)
             wait = self._state.engine.load().oldest_wait_s
             raise problem_of(error, retry_after_s=wait, fields=self._fields) from error
-        except EngineError:
+        except EngineError as error:
+            self._failed(error)
             lifecycle.engine_failed()
+            raise
+        except Exception as error:
+            self._failed(error)
             raise
         finally:
             lifecycle.running.discard(self._request.id)
@@ -169,7 +181,7 @@ class Answer(Response):
 
     async def _write_whole(self, events: AsyncIterator[Event], client: ClientWatch) -> None:
         dialect = self._dialect
-        answer = await gather(events, dialect.parsers, self._meter.tokens)
+        answer = await gather(events, dialect.parsers, self._meter.tokens, self._plugins)
         body = dialect.whole(answer.choices, answer.scores, self._finished(answer.finish))
         if self._before_last is not None:
             await self._before_last()
@@ -188,7 +200,7 @@ class Answer(Response):
             async for event in events:
                 if isinstance(event, Tokens):
                     self._meter.tokens(event)
-                    frame = dialect.delta(event, speech.of(event))
+                    frame = await self._said(event, speech.of(event))
                 elif isinstance(event, Ready):
                     frame = await self._start(client, event.seed)
                 elif isinstance(event, PromptScores):
@@ -196,7 +208,7 @@ class Answer(Response):
                 elif not isinstance(event, Finish):
                     continue  # no dialect asks for an embedding
                 else:
-                    frame = dialect.closing(self._finished(event), speech.rest())
+                    frame = await self._closing(self._finished(event), speech.rest())
                     if not self._started:
                         frame = await self._start(client, None) + frame
                     if self._before_last is not None:
@@ -213,12 +225,29 @@ class Answer(Response):
                 raise
             if not isinstance(error, Problem):
                 log.exception("%s: failed while streaming", self._request.id)
+            self._failed(error)
             frame = dialect.failure(problem_of(error), scope.get("deepseek.request_id"))
             if self._before_last is not None:
                 await self._before_last()
             await client.send({"type": "http.response.body", "body": frame})
             if isinstance(error, EngineError):
                 self._state.lifecycle.engine_failed()
+
+    async def _said(self, tokens: Tokens, deltas: Sequence[Delta]) -> bytes:
+        if self._plugins is None:
+            return self._dialect.delta(tokens, deltas)
+        return b"".join([self._dialect.delta(*said) for said in await self._plugins.of(tokens, deltas)])
+
+    async def _closing(self, finish: Finish, rest: Mapping[int, Sequence[Delta]]) -> bytes:
+        if self._plugins is None:
+            return self._dialect.closing(finish, rest)
+        released, rest = await self._plugins.end(rest)
+        frames = b"".join([self._dialect.delta(*said) for said in released])
+        return frames + self._dialect.closing(finish, rest)
+
+    def _failed(self, error: Exception) -> None:
+        if self._plugins is not None:
+            self._plugins.failed(error)
 
     async def _start(self, client: ClientWatch, seed: int | None) -> bytes:
         headers = [

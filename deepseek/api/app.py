@@ -15,8 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
@@ -26,6 +25,7 @@ from deepseek.api.dialects.anthropic_dialect import EVENTS, MessageResponse, Tok
 from deepseek.api.dialects.anthropic_request import CountRequest, MessagesRequest
 from deepseek.api.dialects.chat_dialect import ChatResponse
 from deepseek.api.dialects.chat_request import ChatRequest
+from deepseek.api.front import Front, plain
 from deepseek.api.guard import Guard
 from deepseek.api.idempotency import HEADER_PARAMETER, Idempotent
 from deepseek.api.identity.description import add_security
@@ -33,14 +33,14 @@ from deepseek.api.kept.runner import BatchRunner
 from deepseek.api.metering import routes as usage
 from deepseek.api.middleware import Envelope
 from deepseek.api.pages import page_endpoint
-from deepseek.api.problems import PROBLEM_MEDIA_TYPE, AnthropicError, Problem, ProblemModel, envelope_of, problem_of
+from deepseek.api.problems import PROBLEM_MEDIA_TYPE, AnthropicError, ProblemModel, envelope_of
 from deepseek.api.problems import Envelope as ErrorForm
 from deepseek.api.protobuf.contract import PROTO_FILE
 from deepseek.api.protobuf.transcode import speaking_protobuf
 from deepseek.api.scopes import Scope, needs, scope_of
 from deepseek.api.state import ServerState
 from deepseek.api.wire import dump_json
-from deepseek.core.errors import ConfigError, DeepSeekError, EngineError, StoreError
+from deepseek.core.errors import ConfigError
 
 log = logging.getLogger("deepseek.api")
 
@@ -65,14 +65,19 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
         await state.meter.start()
         await state.lifecycle.check()
         state.batches.start(app)
+        if state.plugin_watch is not None:
+            state.plugin_watch.start()
         yield
+        if state.plugin_watch is not None:
+            await state.plugin_watch.stop()
         await state.batches.close()
         await state.lifecycle.close()
+        await state.plugins.close()
         await state.meter.stop()
         await state.limiter.close()
         await state.shelf.close()
 
-    app = FastAPI(
+    app = Front(
         title="DeepSeek Stack",
         version="0.1.0",
         description=DESCRIPTION,
@@ -85,11 +90,7 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
     )
     app.state.server = state
     state.batches = BatchRunner(state, openai_routes.BATCHED)
-    app.add_middleware(Envelope, metrics=state.metrics)
-    app.add_exception_handler(Problem, _show_problem)
-    app.add_exception_handler(DeepSeekError, _show_problem)
-    app.add_exception_handler(HTTPException, _show_http_error)
-    app.add_exception_handler(ClientDisconnect, _nobody_there)
+    app.add_middleware(Envelope, state=state)
 
     _post(app, "/v1/generate", generate.generate, "GenerateRequest", generate.GenerateResponse)
     _post(app, "/v1/chat/completions", openai.chat_completions, "ChatRequest", ChatResponse)
@@ -119,7 +120,8 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
             raise ConfigError(
                 "a route declares no scope", where=getattr(route, "path", route), fix="mark it with needs(Scope...)"
             )
-        route.app = speaking_protobuf(route.path, route.app, state)
+        inner = plain(route.endpoint) if isinstance(route, Route) else route.app
+        route.app = speaking_protobuf(route.path, inner, state)
         if needed is Scope.INFER and isinstance(route, Route) and "POST" in (route.methods or ()):
             route.app = Idempotent(route.app, state)
         route.app = Guard(route.app, needed, state)
@@ -198,33 +200,3 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     document.setdefault("components", {}).setdefault("schemas", {}).update(models["$defs"])
     add_security(document, app.routes)
     return document
-
-
-async def _show_problem(request: Request, error: Exception) -> Response:
-    state: ServerState = request.app.state.server
-    request_id: str = request.scope["deepseek.request_id"]
-    if isinstance(error, EngineError | StoreError):
-        log.error("%s: %s", request_id, error)
-    problem = problem_of(error, retry_after_s=state.engine.load().oldest_wait_s)
-    return problem.response(instance=request_id, envelope=envelope_of(request.url.path))
-
-
-async def _show_http_error(request: Request, error: Exception) -> Response:
-    """The router's own refusals: no such path, or not with this method."""
-    assert isinstance(error, HTTPException)
-    path = request.url.path[:200]
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        problem = Problem(
-            "method-not-allowed", f"{path} takes {allowed}, not {request.method}.", headers={"Allow": allowed}
-        )
-    elif error.status_code == 404:
-        problem = Problem("not-found", f"There is nothing at {path}.")
-    else:
-        problem = Problem("malformed-request", "The request cannot be read.")
-    return await _show_problem(request, problem)
-
-
-async def _nobody_there(request: Request, error: Exception) -> Response:
-    """The client left while its body was being read; nobody will see this."""
-    return Response(status_code=400)

@@ -29,6 +29,9 @@ class ClientWatch:
         self._receive = receive
         self._send = send
         self._send_timeout_s = send_timeout_s
+        self._sending_since: float | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._slow = False
 
     async def __aenter__(self) -> ClientWatch:
         task = asyncio.current_task()
@@ -42,6 +45,8 @@ class ClientWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._watcher.cancel()
+        if self._look is not None:
+            self._look.cancel()
         if not self.gone:
             return False
         return (
@@ -50,11 +55,30 @@ class ClientWatch:
 
     async def send(self, message: Message) -> None:
         """Send one message; waits while the connection's buffer is full. Raises SlowReader."""
+        # One timer looks after all sends: one each would cost as much as what is sent.
+        loop = asyncio.get_running_loop()
+        self._sending_since = loop.time()
+        if self._look is None:
+            self._look = loop.call_later(self._send_timeout_s, self._look_after, loop)
         try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await self._send(message)
-        except TimeoutError:
-            raise SlowReader from None
+            await self._send(message)
+        except asyncio.CancelledError:
+            if self._slow and self._task.uncancel() <= self._cancelling:
+                raise SlowReader from None
+            raise
+        finally:
+            self._sending_since = None
+
+    def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._look = None
+        if self._sending_since is None:
+            return  # the next send starts it again
+        left = self._sending_since + self._send_timeout_s - loop.time()
+        if left > 0:
+            self._look = loop.call_later(left, self._look_after, loop)
+        else:
+            self._slow = True
+            self._task.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -13,9 +13,11 @@
     budgets: [{scope: tenant, name: acme, period: month, money: 500}]
     limits: {dynamic: {ceiling: 256}}
     grpc: {port: 9090, certificate: tls/cert.pem, key: tls/key.pem}
+    plugins: [{name: web_search, params: {api_key: "${env:SEARCH_KEY}", trigger_words: [search]}}]
 
 Unknown fields, and fields given twice, are refused by name. `${env:NAME}` stands for an environment variable in the
-fields that may hold a password, `database` and `redis`, and nowhere else. File names are relative to the file.
+fields that may hold a password, `database`, `redis` and the `params` of plugins, and nowhere else. File names are relative
+to the file.
 """
 
 from __future__ import annotations
@@ -43,9 +45,10 @@ from deepseek.api.store.tables import NAME_CHARS
 from deepseek.api.tiers import DEFAULT_TIERS, LOCAL, Tier, Tiers
 from deepseek.core.errors import ConfigError
 from deepseek.core.messages import MediaKind
+from deepseek.plugins.config import PluginConfig, read_plugins
+from deepseek.plugins.secret import VARIABLE
 
 SECRET_FIELDS = ("database", "redis")
-_VARIABLE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=NAME_CHARS)]
 
@@ -95,6 +98,7 @@ class PlatformConfig(_Section):
     budgets: list[BudgetConfig] = []
     limits: LimitConfig = LimitConfig()
     grpc: GrpcConfig | None = None
+    plugins: tuple[PluginConfig, ...] = ()
 
     def tiers_of(self, where: str = "configuration") -> Tiers:
         """The tiers of the product, changed and added to. Raises ConfigError."""
@@ -138,10 +142,14 @@ def load(path: str | Path) -> PlatformConfig:
         raw = {}
     if not isinstance(raw, dict):
         raise ConfigError("is no mapping of fields", where=file, found=type(raw).__name__, expected="sections")
+    given_plugins = raw.pop("plugins", None)
     try:
         config = PlatformConfig.model_validate(_with_variables(raw, file))
     except ValidationError as error:
         raise _explain(error, file) from None
+    if given_plugins is not None:
+        plugins = read_plugins(given_plugins, f"{file}: plugins", file.absolute().parent)
+        config = config.model_copy(update={"plugins": plugins})
     config = _beside(config, file.absolute().parent)
     tiers = config.tiers_of(str(file)).by_name
     asked = [(f"tenants.{name}.tier", section.tier) for name, section in config.tenants.items()]
@@ -202,15 +210,15 @@ def _with_variables(raw: dict[Any, Any], file: Path) -> dict[Any, Any]:
                 "an environment variable cannot stand here",
                 where=f"{file}: {field}",
                 found="${…}",
-                expected=f"it only in {' and '.join(SECRET_FIELDS)}",
+                expected=f"it only in {', '.join(SECRET_FIELDS)} and the params of plugins",
             )
 
     filled = dict(raw)
     for name in SECRET_FIELDS:
         secret = raw.get(name)
         if isinstance(secret, str):
-            filled[name] = _VARIABLE.sub(partial(_value, where=f"{file}: {name}"), secret)
-            if "${" in _VARIABLE.sub("", secret):
+            filled[name] = VARIABLE.sub(partial(_value, where=f"{file}: {name}"), secret)
+            if "${" in VARIABLE.sub("", secret):
                 raise ConfigError("not a variable", where=f"{file}: {name}", found="${…}", expected="${env:NAME}")
     return filled
 

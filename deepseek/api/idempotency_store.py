@@ -1,8 +1,8 @@
 """Idempotency keys in the database: who holds one, and the answers that are kept to be given again.
 
     (nothing) -> running -> kept    the answer, for 24 hours
-                         -> lost    charged, by the next server too after a crash, but the answer could not be kept: it is
-                                    neither repeated nor run again
+                         -> lost    charged, late or by the next server after a crash too, but the answer could not be
+                                    kept: it is neither repeated nor run again
                          -> (nothing)  it failed, or its client left, or its server died before anything was charged
 
 A row belongs to the use that made it, by a token drawn for it. Answers of one tenant are bounded in number and bytes; the
@@ -107,8 +107,13 @@ class IdempotencyStore:
         await self._end(claim, {"state": "lost"})
 
     def release(self, claim: Claim) -> None:
-        """Free the key: who asks for it from now on finds it free. If that cannot be written, who asks frees it."""
+        """Free the key: who asks for it from now on finds it free. If that cannot be written, who asks frees it.
+
+        One whose usage is still to be written stays as it is, and is lost with that.
+        """
         claim.over = True
+        if claim.owed:
+            return
         try:
             freed = self._writer.submit(partial(_release, claim=claim))
         except StoreError:
@@ -150,6 +155,8 @@ class IdempotencyStore:
         if known is None:  # another server has just freed it
             return claim if connection.execute(_INSERT, row).rowcount else "running"
         state = known.state
+        if state != "running":
+            self._live.discard(known.token)  # of one that was written late
         if state == "running" and known.server == self._presence.id and known.token not in self._live:
             # Its end could not be written.
             state = "lost" if known.settled else "free"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from deepseek.core.engine import Engine, Finish, Tokens
@@ -32,7 +32,7 @@ class Metrics:
         )
         self.inter_token = Histogram(
             "deepseek_inter_token_seconds",
-            "Between two tokens of one choice.",
+            "Between two tokens of one choice; those that came together, once, on the average.",
             buckets=TOKEN_BUCKETS,
             registry=self.registry,
         )
@@ -67,6 +67,29 @@ class Metrics:
             buckets=OVERHEAD_BUCKETS,
             registry=self.registry,
         )
+        self.plugin_calls = Counter(
+            "deepseek_plugin_calls",
+            "Calls of plugins' hooks by outcome: changed, unchanged, refused, raised, timeout, wrong_type, unavailable.",
+            ["plugin", "hook", "outcome"],
+            registry=self.registry,
+        )
+        self.plugin_time = Counter(
+            "deepseek_plugin_seconds",
+            "Time that requests waited for plugins' hooks.",
+            ["plugin", "hook"],
+            registry=self.registry,
+        )
+        self.plugin_reloads = Counter(
+            "deepseek_plugin_reloads",
+            "Times the plugins' configuration was read again, by whether it could be used.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.plugins_stale = Gauge(
+            "deepseek_plugins_stale",
+            "1 while the plugins' configuration as it is now cannot be used, and an older one is.",
+            registry=self.registry,
+        )
         self._answers: dict[tuple[str, int | str, str], Counter] = {}
 
     def answered(self, route: str, status: int | str, tier: str) -> None:
@@ -76,6 +99,14 @@ class Metrics:
         if counter is None:
             counter = self._answers[key] = self.http_requests.labels(route, str(status), tier)
         counter.inc()
+
+    def plugin_called(self, plugin: str, hook: str, outcome: str, seconds: float) -> None:
+        self.plugin_calls.labels(plugin, hook, outcome).inc()
+        self.plugin_time.labels(plugin, hook).inc(seconds)
+
+    def plugins_read(self, good: bool) -> None:
+        self.plugin_reloads.labels("used" if good else "refused").inc()
+        self.plugins_stale.set(not good)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -13,9 +13,11 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deepseek.api.metrics import NO_TIER, Metrics
+from deepseek.api.front import answer_to
+from deepseek.api.metrics import NO_TIER
 from deepseek.api.overhead import OVERHEAD, Overhead
 from deepseek.api.problems import envelope_of, problem_of
+from deepseek.api.state import ServerState
 
 log = logging.getLogger("deepseek.api")
 
@@ -27,9 +29,10 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 class Envelope:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, state: ServerState) -> None:
         self._app = app
-        self._metrics = metrics
+        self._state = state
+        self._metrics = state.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -64,9 +67,11 @@ class Envelope:
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
-            log.exception("%s: unexpected failure", request_id)
-            if status == CLIENT_LEFT:
+            response = answer_to(error, self._state, scope) if status == CLIENT_LEFT else None
+            if response is None:
+                log.exception("%s: unexpected failure", request_id)
                 response = problem_of(error).response(instance=request_id, envelope=envelope_of(scope["path"]))
+            if status == CLIENT_LEFT:
                 await response(scope, receive, send_with_headers)
         finally:
             OVERHEAD.reset(token)

@@ -7,6 +7,8 @@ without being told whose request it is.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 
@@ -33,6 +35,15 @@ class Overhead:
         self._away -= 1
         if not self._away:
             self._absent_s += time.perf_counter() - self._left
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """While this lasts, it waits for something that is not ours."""
+        self.leave()
+        try:
+            yield
+        finally:
+            self.back()
 
     def seconds(self) -> float:
         """So far."""

@@ -22,7 +22,7 @@ from deepseek.api.metering.meter import Account
 from deepseek.api.overhead import OVERHEAD, Overhead
 from deepseek.api.problems import Problem
 from deepseek.api.state import ServerState
-from deepseek.core.engine import Embedding, Event, Finish, FinishReason, Ready, Request, Usage
+from deepseek.core.engine import Embedding, Event, Finish, FinishReason, Lease, Ready, Request, Usage
 from deepseek.core.errors import AdmissionError, EngineError
 
 CUT_OFF: frozenset[FinishReason] = frozenset({"cancelled", "deadline", "error"})
@@ -51,12 +51,13 @@ async def passage(
     model: str,
     route: str,
     begun: asyncio.Event | None = None,
+    whole: bool = False,
 ) -> AsyncGenerator[Event]:
     """The engine's events for this caller's request. Raises Problem where a budget is exhausted or the server is busy,
     and as `generate`. One whose deadline has passed, or that was cancelled, ends with that and never reaches the engine.
 
     begun: shared by the prompts of one call; set once one is in the engine. What comes after that waits for room instead
-    of being refused, for its call is charged for already.
+    of being refused, for its call is charged for already. whole: as in `Request`.
     """
     overhead, away = OVERHEAD.get() or Overhead(0.0), False
     patience = _Patience(state, request, overhead) if begun is not None and begun.is_set() else None
@@ -69,8 +70,8 @@ async def passage(
             account = await _opened(state, caller, request, model, route, patience)
             # It waited so long before, for its body or its budget, that the engine need not see it.
             _require_wanted(state, request)
-            leased = as_of(state, caller, replace(request, lease=account.lease))
-            events = state.engine.generate(leased) if patience is None else _queued(state, leased, patience)
+            leased = as_of(state, caller, request, account.lease, whole)
+            events = state.engine.generate(leased) if patience is None else _queued(state, leased, patience, account)
         except _NotWanted as over:
             reasons = (over.reason,) * request.sampling.n
             if account is not None:
@@ -94,6 +95,8 @@ async def passage(
                 _charged()
             if isinstance(event, Finish):
                 await account.settle(event.usage, event.reasons)
+                if "budget" in event.reasons:
+                    event = replace(event, budget=account.limit)
             yield event
             away = True
             overhead.leave()
@@ -104,11 +107,7 @@ async def passage(
         if away:
             overhead.back()
         if events is not None:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
-            else:
-                await state.engine.abort(request.id)
+            await _end(state, request, events, account)
         if account is not None:
             await account.close()
 
@@ -130,14 +129,16 @@ async def embedding(
     raise EngineError("the request ended without an embedding", where=request.id)
 
 
-def as_of(state: ServerState, caller: Caller, request: Request) -> Request:
-    """The request in its caller's name: tenant, cache salt, and a priority that the tier allows."""
+def as_of(state: ServerState, caller: Caller, request: Request, lease: Lease | None, whole: bool) -> Request:
+    """The request in its caller's name: tenant, cache salt, a priority that the tier allows, and what it may use."""
     own = request.priority if caller.tier.may_prioritise else max(0, request.priority)
     return replace(
         request,
         tenant=caller.tenant,
         cache_salt=state.salts.of(caller.tenant),
         priority=caller.tier.priority + own,
+        lease=lease,
+        whole=whole,
     )
 
 
@@ -207,7 +208,19 @@ async def _opened(
             await patience.wait(problem)
 
 
-async def _queued(state: ServerState, request: Request, patience: _Patience) -> AsyncGenerator[Event]:
+async def _end(state: ServerState, request: Request, events: AsyncIterator[Event], account: Account | None) -> None:
+    """End the request in the engine, and have its account know what it came to there, read or not."""
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
+    else:
+        await state.engine.abort(request.id)
+    finish: Finish | None = getattr(events, "finish", None)
+    if finish is not None and account is not None:
+        account.note(finish)
+
+
+async def _queued(state: ServerState, request: Request, patience: _Patience, account: Account) -> AsyncGenerator[Event]:
     """The engine's events, once its queue has a place."""
     while True:
         events: AsyncIterator[Event] | None = None
@@ -221,11 +234,8 @@ async def _queued(state: ServerState, request: Request, patience: _Patience) -> 
                 raise
             refusal = error
         finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
-            elif events is not None:
-                await state.engine.abort(request.id)
+            if events is not None:
+                await _end(state, request, events, account)
         try:
             await patience.wait(refusal)
         except _NotWanted as over:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepseek.api.admin import KeyAdmin
-from deepseek.api.config import PlatformConfig
+from deepseek.api.config import PlatformConfig, load
 from deepseek.api.grpc.config import GrpcConfig
 from deepseek.api.idempotency_store import IdempotencyStore
 from deepseek.api.identity.caller import Identifier
@@ -40,6 +40,8 @@ from deepseek.api.store.keys import version
 from deepseek.api.store.writer import Writer
 from deepseek.api.tiers import Tiers
 from deepseek.core.errors import ConfigError
+from deepseek.plugins.manager import PluginManager
+from deepseek.plugins.reload import ConfigWatch
 
 if TYPE_CHECKING:
     from deepseek.api.identity.tokens import TokenVerifier
@@ -67,6 +69,8 @@ class Platform:
     limits: LimitConfig = field(default_factory=LimitConfig)
     tiers: Tiers = field(default_factory=Tiers)
     adapters: Mapping[str, str] = field(default_factory=dict)
+    plugins: PluginManager = field(default_factory=PluginManager)
+    plugin_watch: ConfigWatch | None = None
     closing: ExitStack = field(default_factory=ExitStack)
 
     def state_fields(self) -> dict[str, Any]:
@@ -82,14 +86,34 @@ _OWN = ("rows", "adapters", "closing")
 
 
 def open_platform(
-    config: PlatformConfig, *, host: str, database: str | None = None, require_keys: bool = False, where: str = ""
+    config: PlatformConfig,
+    *,
+    host: str,
+    database: str | None = None,
+    require_keys: bool = False,
+    where: str = "",
+    watched: Path | None = None,
 ) -> Platform:
-    """Open the database and put together what callers are identified, limited and charged by.
+    """Open the database and put together what callers are identified, limited and charged by, and the plugins.
 
     database: instead of the configuration's. require_keys: also on loopback, and before the first key is made.
-    where: the configuration's file, for errors. Raises ConfigError where the server must not start like this, and
-    StoreError where the database does not answer.
+    where: the configuration's file, for errors. watched: it, if its plugins are to be read again when it changes.
+    Raises ConfigError where the server must not start like this, and StoreError where the database does not answer.
     """
+    plugins = PluginManager(config.plugins, where=f"{where or 'configuration'}: plugins")
+    platform = _open_database(config, host=host, database=database, require_keys=require_keys, where=where)
+    platform.plugins = plugins
+    if plugins.plugins:
+        platform.rows.append(("plugins", ", ".join(plugin.name for plugin in plugins.plugins)))
+    if watched is not None:
+        file = watched
+        platform.plugin_watch = ConfigWatch(file, lambda: load(file).plugins, plugins)
+    return platform
+
+
+def _open_database(
+    config: PlatformConfig, *, host: str, database: str | None, require_keys: bool, where: str
+) -> Platform:
     tiers = config.tiers_of(where or "configuration")
     named = database or config.database
     local = is_loopback(host)

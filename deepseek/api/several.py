@@ -90,6 +90,7 @@ async def several(
                 sum(end.usage.cached_tokens for end in ends),
             ),
             next((end.error for end in ends if end.error is not None), None),
+            budget=next((end.budget for end in ends if end.budget is not None), None),
         )
     finally:
         for reader in readers:

@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from deepseek.chat.parsing import StreamParser
 from deepseek.core.deltas import Delta, TextDelta, ThinkingDelta, ToolCallArguments, ToolCallStart
 from deepseek.core.engine import Event, Finish, FinishReason, PromptScores, Ready, TokenLogprob, Tokens
 from deepseek.core.errors import EngineError
 from deepseek.core.messages import Part, TextPart, ThinkingPart, ToolCallPart
+
+if TYPE_CHECKING:
+    from deepseek.api.plugin_stage import PluginStage
 
 
 class Speech:
@@ -37,6 +41,11 @@ class Speech:
         """By choice; a choice that held nothing back is not there."""
         held = ((index, parser.close()) for index, parser in enumerate(self._parsers))
         return {index: deltas for index, deltas in held if deltas}
+
+
+def text_of(deltas: Sequence[Delta]) -> str:
+    """Their text; thinking and calls are none."""
+    return "".join([delta.text for delta in deltas if isinstance(delta, TextDelta)])
 
 
 class ThinkingCount:
@@ -77,7 +86,7 @@ class Spoken:
 
     @property
     def text(self) -> str:
-        return "".join([delta.text for delta in self.deltas if isinstance(delta, TextDelta)])
+        return text_of(self.deltas)
 
     @property
     def thinking(self) -> str:
@@ -140,30 +149,47 @@ async def gather(
     events: AsyncIterator[Event],
     parsers: Sequence[StreamParser] = (),
     notice: Callable[[Tokens], None] = lambda tokens: None,
+    plugins: PluginStage | None = None,
 ) -> Whole:
-    """Read an answer to its end. notice: called with tokens as they come. Raises EngineError if there is no end."""
+    """Read an answer to its end. notice: called with tokens as they come. plugins: those that take part.
+
+    Raises EngineError if there is no end, and Problem where a plugin refuses what is said.
+    """
     speech, seed = Speech(parsers), 0
     choices: dict[int, Spoken] = {}
     counts: dict[int, ThinkingCount] = defaultdict(ThinkingCount)
     scores: list[PromptScores] = []
+
+    def add(tokens: Tokens, deltas: Sequence[Delta]) -> None:
+        spoken = choices.get(tokens.choice)
+        if spoken is None:
+            spoken = choices[tokens.choice] = Spoken(tokens.choice)
+        spoken.tokens.append(tokens)
+        spoken.deltas += deltas
+        counts[tokens.choice].add(tokens, deltas)
+
     async for event in events:
         if isinstance(event, Tokens):
             notice(event)
-            spoken = choices.get(event.choice)
-            if spoken is None:
-                spoken = choices[event.choice] = Spoken(event.choice)
-            spoken.tokens.append(event)
             deltas = speech.of(event)
-            spoken.deltas += deltas
-            counts[event.choice].add(event, deltas)
+            if plugins is None:
+                add(event, deltas)
+            else:
+                for said in await plugins.of(event, deltas):
+                    add(*said)
         elif isinstance(event, Ready):
             seed = event.seed
         elif isinstance(event, PromptScores):
             scores.append(event)
         elif isinstance(event, Finish):
+            rest = speech.rest()
+            if plugins is not None and "error" not in event.reasons:
+                released, rest = await plugins.end(rest)
+                for said in released:
+                    add(*said)
             for index, count in counts.items():
                 choices[index].thinking_tokens = count.tokens
-            return Whole(_ended(choices, speech.rest(), event), scores, event, seed)
+            return Whole(_ended(choices, rest, event), scores, event, seed)
     raise EngineError("a request ended without a finish")
 
 

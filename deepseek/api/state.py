@@ -25,6 +25,8 @@ from deepseek.core.constraint import Constraint
 from deepseek.core.engine import Engine
 from deepseek.core.errors import ConfigError
 from deepseek.core.messages import MediaKind, Message, ToolChoice, ToolSpec
+from deepseek.plugins.manager import PluginManager
+from deepseek.plugins.reload import ConfigWatch
 
 if TYPE_CHECKING:
     from deepseek.api.admin import KeyAdmin
@@ -84,6 +86,10 @@ class TextCodec(Protocol):
         """Whether the model thinks before it answers, if it is asked to."""
         ...
 
+    def thinking_end(self) -> int | None:
+        """The token that closes the thinking which a prompt opens; None where there is no such token."""
+        ...
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes one token stands for; half a character is allowed."""
         ...
@@ -124,6 +130,7 @@ class ServerState:
     shelf: where answers, files and batches of tenants are kept; by default for as long as the server runs.
     responses: those to be kept that are being made, by tenant and id. batches: what runs them; set by `create_app`.
     created: when this server started to serve, in seconds since 1970.
+    plugins: those that look at prompts and answers; plugin_watch: what reads their configuration again, if anything.
     """
 
     engine: Engine
@@ -146,6 +153,8 @@ class ServerState:
     salts: TenantSalts = field(default_factory=TenantSalts)
     limits: LimitConfig = field(default_factory=LimitConfig)
     shelf: Shelf = field(default_factory=Shelf)
+    plugins: PluginManager = field(default_factory=PluginManager)
+    plugin_watch: ConfigWatch | None = None
     responses: dict[tuple[str, str], RunningResponse] = field(default_factory=dict)
     batches: BatchRunner = field(init=False)
     overload: Overload = field(init=False)
@@ -159,6 +168,9 @@ class ServerState:
         self.overload = Overload(self.limits.dynamic, self.tiers.by_name.values())
         self.metrics = Metrics(self.engine)
         self.metrics.registry.register(LimitCollector(self.overload, lambda: self.limiter))
+        self.plugins.observe = self.metrics.plugin_called
+        if self.plugin_watch is not None:
+            self.plugin_watch.told = self.metrics.plugins_read
         self.lifecycle = Lifecycle(self.engine, probe_ids=lambda: tuple(self.text.encode_prompt("1")))
 
     def names_for(self, caller: Caller) -> tuple[str, ...]:

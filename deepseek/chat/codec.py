@@ -78,17 +78,23 @@ class TextCodec:
         )
 
     def tool_constraint(
-        self, tools: Sequence[ToolSpec], choice: ToolChoice, parallel: bool, *, thinking: bool = False
+        self,
+        tools: Sequence[ToolSpec],
+        choice: ToolChoice,
+        parallel: bool,
+        *,
+        thinking: bool = False,
+        bind: bool = False,
     ) -> Constraint | None:
         """What the answer must match so that the choice of tools is kept; None where nothing has to be enforced.
 
         parallel: whether there may be more than one call. thinking: as in `encode_chat`; it ends before a forced
-        call. Raises AdmissionError where the choice cannot be enforced.
+        call. bind: whatever call the model chooses to make has to fit its tool (see `forced.tool_constraint`).
+        Raises AdmissionError where the choice cannot be enforced.
         """
         ids = {literal: token.id for literal, token in self.tokenizer.control_tokens.items()}
-        return tool_constraint(
-            self.calls, ids, tools, choice, parallel, thinking=self._endings[thinking] == THINK_BEGIN
-        )
+        opened = self._endings[thinking] == THINK_BEGIN
+        return tool_constraint(self.calls, ids, tools, choice, parallel, thinking=opened, bind=bind)
 
     def answer_constraint(
         self, text: Constraint, tools: Sequence[ToolSpec], choice: ToolChoice, parallel: bool, *, thinking: bool = False
@@ -104,6 +110,11 @@ class TextCodec:
                 return calls  # a call is demanded, so there is no text
         end = self.tokenizer.control_tokens.get(THINK_END) if self._endings[thinking] == THINK_BEGIN else None
         return bound(text, calls, None if end is None else ["token", end.id])
+
+    def thinking_end(self) -> int | None:
+        """The token that closes the thinking which a prompt opens; None where no prompt does."""
+        end = self.tokenizer.control_tokens.get(THINK_END) if self.thinks else None
+        return None if end is None else end.id
 
     def longest_text(self, tokens: int) -> int:
         """A number of characters that certainly takes more than `tokens` tokens, with room for what normalising drops."""

@@ -30,22 +30,27 @@ def tool_constraint(
     choice: ToolChoice,
     parallel: bool,
     thinking: bool,
+    bind: bool = False,
 ) -> Constraint | None:
     """What an answer must match so that the choice of tools is kept; None where nothing has to be enforced.
 
     form: the name of the model's format. token_ids: ids of the tokenizer's control tokens, by literal. parallel: whether
     more than one call is allowed. thinking: whether the prompt opened thinking, which then ends before the call.
+    bind: with the choice "auto" too, a call has to be one of the tools', with arguments that fit; text stays free, and
+    whether there is a call is the model's choice until it samples the token that opens one.
     Raises AdmissionError for a tool that is not among `tools`, and where the model's format cannot be enforced.
     """
     if isinstance(choice, NamedTool):
         tools = [tool for tool in tools if tool.name == choice.name]
         if not tools:
             raise AdmissionError("no such tool", where="tool_choice", found=repr(choice.name), expected="one of tools")
-    if choice == "none" or (choice == "auto" and (parallel or not tools)):
+    if choice == "none" or (choice == "auto" and ((parallel and not bind) or not tools)):
         return None
     if not tools:
         raise AdmissionError("there is no tool to call", where="tool_choice", found=repr(choice), fix="send tools")
     if form == "none":
+        if choice == "auto" and parallel:
+            return None  # it never calls, so nothing has to be bound
         raise AdmissionError(
             "this model has no format for tool calls, so none can be forced",
             where="tool_choice",

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 import typer
 from typer.exceptions import TyperException
 
+from deepseek.cli.agent_commands import app as agent_app
 from deepseek.cli.keys_commands import app as keys_app
+from deepseek.cli.mcp_commands import app as mcp_app
 from deepseek.cli.options import (
     Config,
     Database,
@@ -26,6 +28,7 @@ from deepseek.cli.options import (
     TopK,
     TopP,
 )
+from deepseek.cli.plugins_commands import app as plugins_app
 from deepseek.core.errors import ConfigError
 
 app = typer.Typer(
@@ -36,6 +39,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(keys_app, name="keys")
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(agent_app, name="agent")
+app.add_typer(mcp_app, name="mcp")
 
 
 def run_command(args: Sequence[str]) -> int:
@@ -257,6 +263,7 @@ def evaluate(
     family: Annotated[list[str] | None, typer.Option(help="Only this family; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed asks other questions.")] = 0,
     failures: Annotated[int, typer.Option(min=0, help="Wrong answers to show of each family.")] = 0,
+    agent: Annotated[bool, typer.Option("--agent", help="Ask an agent, which calls the tools it is given.")] = False,
     perplexity: Annotated[
         str | None,
         typer.Option(help='Measure perplexity on this text or .jsonl file, or "builtin", instead of asking questions.'),
@@ -294,6 +301,7 @@ def evaluate(
         families=family or (),
         seed=seed,
         failures=failures,
+        agent=agent,
         quantization=quantization,
         quantization_cache=quantization_cache,
         json_output=json_output,

@@ -15,6 +15,7 @@ from deepseek import kernels
 from deepseek.api import ApiSettings, ServerState, serve
 from deepseek.api.config import PlatformConfig, load
 from deepseek.api.grpc.config import GrpcConfig
+from deepseek.api.metering.prices import require_prices
 from deepseek.api.platform import checked_host, open_platform
 from deepseek.api.server import bind
 from deepseek.chat.codec import TextCodec
@@ -56,16 +57,21 @@ def run(
     paths = parse_adapters(adapters, served)
     where = str(config_file)
     grpc = grpc_of(config.grpc, grpc_port, host)
-    platform = open_platform(config, host=host, database=database, require_keys=require_keys, where=where)
+    platform = open_platform(
+        config, host=host, database=database, require_keys=require_keys, where=where, watched=config_file
+    )
     try:
         paths |= adapters_of_tenants(config, where, (*served, *paths))
         check_names(config, where, (*served, *paths))
+        prices = describe_prices(config, where, (*served, *paths))
         free = available_bytes()
         with screen.status(Text(f"loading {model}")):
             loaded = build_loop(model, options)
             engine = Engine(loaded.loop, loaded.weights, loaded.grammars)
             asyncio.run(load_adapters(engine, paths))
-        print_rows(screen, [*describe(loaded, served, paths, free), *platform.rows, *describe_grpc(grpc, host)])
+        print_rows(
+            screen, [*describe(loaded, served, paths, free), *platform.rows, *prices, *describe_grpc(grpc, host)]
+        )
         codec = TextCodec(loaded.tokenizer)
         state = ServerState(
             engine=engine,
@@ -96,6 +102,13 @@ def grpc_of(config: GrpcConfig | None, port: int | None, host: str) -> GrpcConfi
     if config is not None:
         bind(checked_host(config, host), config.port).close()
     return config
+
+
+def describe_prices(config: PlatformConfig, where: str, names: Sequence[str]) -> Rows:
+    """What is served for nothing although there are prices. Raises ConfigError where budgets are in money."""
+    for_money = any(budget.money is not None for budget in config.budgets)
+    free = require_prices(config.prices, names, for_money=for_money, where=where)
+    return [("no price", f"{', '.join(free)}: their use is written down and costs nothing")] if free else []
 
 
 def describe_grpc(config: GrpcConfig | None, host: str) -> Rows:

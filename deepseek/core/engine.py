@@ -72,6 +72,14 @@ class Lease(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingBound:
+    """At most `tokens` tokens come before the token `end_id`, which closes the thinking that the prompt has opened."""
+
+    tokens: int
+    end_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One prompt and what to do with it.
 
@@ -86,6 +94,9 @@ class Request:
     task: "embed" computes the prompt and gives one `Embedding`; sampling is then not looked at.
     pooling: of an embedding, over the hidden states after the final norm: the last token's, or the mean of all.
     lease: what it may generate, beside max_tokens; None: no budget bounds it.
+    whole: its reader has no use for pieces: after the first tokens it is woken for the end only.
+    thinking: how long each choice may think; None: as long as it wants. An end-of-sequence token then ends it whatever
+    sampling says. A FakeEngine, which has no such tokens, does not look at it.
 
     Raises AdmissionError for fields of other types, or that do not go together: queues, sorts and hashes that all
     requests share stand on them.
@@ -103,6 +114,8 @@ class Request:
     task: Task = "generate"
     pooling: Pooling = "last"
     lease: Lease | None = None
+    thinking: ThinkingBound | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt_ids, tuple) or not set(map(type, self.prompt_ids)) <= {int}:
@@ -164,11 +177,13 @@ class Ready:
     """The request was admitted and its first step has been computed. `seed` is the one in use, drawn if none was given.
 
     queued_s: seconds from its arrival in the engine to the beginning of its first step.
+    cached_tokens: of the prompt, found in the prefix cache; what Finish's usage will say of them.
     """
 
     request_id: str
     seed: int
     queued_s: float = 0.0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +230,7 @@ class Finish:
     """The one end of a request: a reason per choice, what was used, and for "error" what went wrong.
 
     stops: for each choice the stop string that ended it, or None; empty: none did.
+    budget: which one ended the choices with reason "budget", if whoever gave the lease has said; an engine does not know.
     """
 
     request_id: str
@@ -222,6 +238,7 @@ class Finish:
     usage: Usage
     error: str | None = None
     stops: tuple[str | None, ...] = ()
+    budget: str | None = None
 
 
 Event = Ready | Tokens | PromptScores | Embedding | Finish
@@ -269,7 +286,11 @@ class Engine(Protocol):
     """
 
     def generate(self, request: Request) -> AsyncIterator[Event]:
-        """Yield the request's events. Leaving the iterator early aborts the request. Raises AdmissionError at once."""
+        """Yield the request's events. Leaving the iterator early aborts the request. Raises AdmissionError at once.
+
+        Once it is closed, the iterator's attribute `finish`, where it has one, is the end that the request came to,
+        whether or not it was read: what somebody has used who left.
+        """
         ...
 
     async def score(self, request: Request) -> PromptScores:

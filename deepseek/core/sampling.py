@@ -165,7 +165,7 @@ def require_known_ids(params: SamplingParams, vocab_size: int) -> None:
 
 def _listed(name: str, value: object, expected: str) -> tuple[object, ...]:
     """A list-like value as a tuple. Text and bytes are iterable too, and never what is meant."""
-    if value is None:
+    if value is None or value == ():
         return ()
     if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
         raise AdmissionError("not a list", where=name, found=repr(value), expected=expected)
@@ -220,15 +220,16 @@ def _bias(value: object) -> tuple[tuple[int, float], ...]:
 
 
 def _require_int(name: str, value: object, *, low: int, high: int | None = None) -> int:
-    expected = f"an integer >= {low}" if high is None else f"an integer between {low} and {high}"
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        expected = f"an integer >= {low}" if high is None else f"an integer between {low} and {high}"
         raise AdmissionError("out of range", where=name, found=repr(value), expected=expected)
     return value
 
 
 def _require_float(name: str, value: object, *, low: float, high: float, low_open: bool = False) -> None:
+    numeric = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    if numeric and low <= value <= high and not (low_open and value == low):  # type: ignore[operator]
+        return
     expected = f"a number in {'(' if low_open else '['}{low:g}, {high:g}]"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdmissionError("not a finite number", where=name, found=repr(value), expected=expected)
-    if value < low or value > high or (low_open and value == low):
-        raise AdmissionError("out of range", where=name, found=repr(value), expected=expected)
+    what = "out of range" if numeric else "not a finite number"
+    raise AdmissionError(what, where=name, found=repr(value), expected=expected)

@@ -79,7 +79,7 @@ class Engine:
             raise _closed_error()
         if request.lease is not None and samples(request):
             self._watch(request.lease)
-        mailbox = Mailbox(request.id)
+        mailbox = Mailbox(request.id, request.whole)
         if request.constraint is not None or request.sampling.bad_words:
             self._prepare(request, mailbox)
         else:

@@ -96,7 +96,8 @@ class StepReader:
         live = self._live[state.request.id]
         if not live.ready:
             live.ready = True
-            live.events.append(Ready(state.request.id, state.seed, max(0.0, self._begun - state.arrival)))
+            queued_s = max(0.0, self._begun - state.arrival)
+            live.events.append(Ready(state.request.id, state.seed, queued_s, state.usage.cached_tokens))
         if state.reads_prompt and sequence.choice == 0:
             self._read_prompt(live, update)
         said = self._texts.get(sequence)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, get_args
@@ -45,9 +46,18 @@ Reply = Callable[[Request, int, int], Iterable[int]]
 """(request, choice, seed) -> the bytes of an answer, one a token. When they run out the choice ends with "stop"."""
 
 
-def say(text: str) -> Reply:
-    """A reply that is always this text."""
-    return lambda request, choice, seed: text.encode()
+def say(text: str, controls: Sequence[str] = ()) -> Reply:
+    """A reply that is always this text. controls: the engine's control tokens, by which it is told where one stands."""
+    ids = _spelt(text, controls)
+    return lambda request, choice, seed: ids
+
+
+def _spelt(text: str, controls: Sequence[str]) -> list[int]:
+    if not controls:
+        return list(text.encode())
+    pieces = re.split(f"({'|'.join(re.escape(each) for each in sorted(controls, key=len, reverse=True))})", text)
+    known = {literal: [VOCABULARY + index] for index, literal in enumerate(controls)}
+    return [token for piece in pieces for token in known.get(piece) or piece.encode()]
 
 
 def babble(request: Request, choice: int, seed: int) -> Iterator[int]:
@@ -61,6 +71,10 @@ def babble(request: Request, choice: int, seed: int) -> Iterator[int]:
         state = hashlib.sha256(state).digest()
 
 
+TOKENS_A_TURN = 16
+"""Tokens without time between them that nobody waits for one by one are made so many in a turn of the event loop."""
+
+
 class FakeEngine:
     """Implements `deepseek.core.engine.Engine` for one event loop.
 
@@ -68,6 +82,8 @@ class FakeEngine:
     max_running: requests served at once; others wait in order of priority, then arrival. One that waits for its lease
     keeps its place.
     max_waiting: beyond which requests are refused.
+    controls: control tokens, whose ids are 256, 257, …; a reply that says one is told as the real engine would.
+    cached_tokens: of each prompt, as if found in a prefix cache; always less than the prompt, as in the real one.
     fail_at: generated tokens per choice after which a request ends with "error" (0: before the first), or a
     function from the request to that number; None never fails.
     """
@@ -84,6 +100,8 @@ class FakeEngine:
         block_size: int = 16,
         num_blocks: int = 4096,
         fail_at: int | Callable[[Request], int | None] | None = None,
+        controls: Sequence[str] = (),
+        cached_tokens: int = 0,
         weights_version: int = 0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -103,6 +121,8 @@ class FakeEngine:
         self.max_waiting = max_waiting
         self.block_size = block_size
         self.num_blocks = num_blocks
+        self.controls = tuple(controls)
+        self.cached_tokens = cached_tokens
         self.weights_version = weights_version
         self._fail_at = fail_at if callable(fail_at) else lambda request: fail_at
         self._clock = clock
@@ -260,8 +280,12 @@ class FakeEngine:
         request = run.request
         if not run.turn.is_set() and not await self._until(run, run.turn.wait(), None):
             return
-        choices = [Choice(request, index, self.reply(request, index, run.seed)) for index in range(request.sampling.n)]
+        choices = [
+            Choice(request, index, self.reply(request, index, run.seed), self.controls)
+            for index in range(request.sampling.n)
+        ]
         run.choices = choices
+        run.cached = min(self.cached_tokens, len(request.prompt_ids) - 1)
         fail_at = self._fail_at(request)
         begun = self._clock()
         due = begun + self.ttft_s
@@ -278,7 +302,7 @@ class FakeEngine:
                     return
                 due = self._clock()
             if step == 0:
-                run.emit(Ready(request.id, run.seed, begun - run.arrival))
+                run.emit(Ready(request.id, run.seed, begun - run.arrival, run.cached))
                 self._emit_about_prompt(run)
                 if request.task == "embed" or not request.sampling.max_tokens:
                     run.end_rest("stop" if request.task == "embed" else "length")
@@ -309,6 +333,13 @@ class FakeEngine:
 
     def _advance(self, run: Run) -> None:
         """A token for each choice, as far as the lease goes."""
+        if run.lease is None:
+            for choice in run.choices:
+                if choice.reason is None:
+                    event = choice.step(self.max_model_len, self.weights_version)
+                    if event is not None:
+                        run.emit(event)
+            return
         left, before = run.left, run.generated
         events: list[Tokens] = []
         for choice in run.choices:
@@ -318,7 +349,7 @@ class FakeEngine:
                 left -= choice.generated
                 if event is not None:
                     events.append(event)
-        if run.lease is not None and run.generated > before:
+        if run.generated > before:
             run.lease.use(run.generated)
         for event in events:
             run.emit(event)
@@ -344,13 +375,19 @@ class FakeEngine:
 
     async def _until(self, run: Run, turn: Awaitable[object] | None, due: float | None) -> bool:
         """Wait for the turn or the due time. False if the request was cancelled or its deadline came first."""
-        if turn is None and due is not None and self._sleep is asyncio.sleep and due <= self._clock():
-            await asyncio.sleep(0)  # at no pace; a timer and its tasks would cost more than the token
+        deadline = run.request.deadline
+        wake = deadline if due is None else due if deadline is None else min(due, deadline)
+        if turn is None and wake is not None and self._sleep is asyncio.sleep:
+            # For every token: tasks to wait for would cost more than it does.
+            left = wake - self._clock()
+            if left > 0.0 and not run.cancelled.is_set():
+                await run.wait(left)
+            elif not run.request.whole or run.generated % TOKENS_A_TURN == 0:
+                await asyncio.sleep(0)
             return self._goes_on(run)
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(run.cancelled.wait())]
         if turn is not None:
             waits.append(asyncio.ensure_future(turn))
-        wake = min((at for at in (due, run.request.deadline) if at is not None), default=None)
         if wake is not None:
             waits.append(asyncio.ensure_future(self._sleep(max(0.0, wake - self._clock()))))
         try:

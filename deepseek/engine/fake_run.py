@@ -7,15 +7,16 @@ import codecs
 import math
 import secrets
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from deepseek.core.engine import Event, Finish, FinishReason, Lease, Request, TokenLogprob, Tokens, Usage
 from deepseek.core.errors import INTERRUPTS, EngineError
 from deepseek.core.sampling import MAX_SEED
 from deepseek.engine.request import samples
-from deepseek.engine.stream import put
+from deepseek.engine.stream import MOST_KEPT, compact, put
 
 VOCABULARY = 256
+"""The bytes. Ids from here on are control tokens, in the order in which the engine was given them."""
 MAX_TOKENS = 2**62
 
 
@@ -36,9 +37,14 @@ class Run:
         self.cancelled = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.events: deque[Event] = deque()
+        self.finish: Finish | None = None
         self.news = asyncio.Event()
+        self.begun = False  # tokens have been told
+        self.kept: list[Event] = []  # until the end, where the reader wants the whole
         self.lease: Lease | None = request.lease if samples(request) else None
         self.fed = asyncio.Event()  # the lease may have changed
+        self.cached = 0
+        self.pause: asyncio.Future[None] | None = None
 
     @property
     def ended(self) -> bool:
@@ -65,7 +71,7 @@ class Run:
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self.request.prompt_ids), self.generated)
+        return Usage(len(self.request.prompt_ids), self.generated, self.cached)
 
     def end_rest(self, reason: FinishReason) -> None:
         """The reason for every choice that has none of its own; the first one given holds."""
@@ -89,17 +95,45 @@ class Run:
 
     def cancel(self) -> None:
         self.cancelled.set()
+        self.resume()
+
+    async def wait(self, seconds: float) -> None:
+        """So long, or until it is cancelled: by one timer, since this happens for every token."""
+        loop = asyncio.get_running_loop()
+        self.pause = loop.create_future()
+        timer = loop.call_later(seconds, self.resume)
+        try:
+            await self.pause
+        finally:
+            timer.cancel()
+            self.pause = None
+
+    def resume(self) -> None:
+        if self.pause is not None and not self.pause.done():
+            self.pause.set_result(None)
 
     def emit(self, event: Event) -> None:
+        if isinstance(event, Finish):
+            self.finish = event
+        if self.request.whole and self.begun and self.finish is None:
+            self.kept.append(event)
+            if len(self.kept) > MOST_KEPT:
+                self.kept = compact(self.kept)
+            return
+        for kept in compact(self.kept):
+            put(self.events, kept)
+        self.kept.clear()
         put(self.events, event)
         self.news.set()
+        self.begun = self.begun or isinstance(event, Tokens)
 
 
 class Choice:
     """One choice: bytes in, text out, with possible beginnings of stop strings held back."""
 
-    def __init__(self, request: Request, index: int, reply: Iterable[int]) -> None:
+    def __init__(self, request: Request, index: int, reply: Iterable[int], controls: Sequence[str] = ()) -> None:
         self.request = request
+        self._literals = controls
         self.index = index
         self.generated = 0
         self.reason: FinishReason | None = None
@@ -122,8 +156,16 @@ class Choice:
             self.reason = "stop"
         elif self.generated >= sampling.max_tokens or len(self.request.prompt_ids) + self.generated >= max_model_len:
             self.reason = "length"
-        text = self._read(b"" if stopped else bytes([token_id]), final=self.reason is not None)
         logprobs = None if sampling.logprobs is None else (flat_logprob(token_id, sampling.logprobs),)
+        final = self.reason is not None
+        if token_id >= VOCABULARY:
+            # What was held of a character or a stop string comes before it: no text goes across a control token.
+            before = self._read(b"", final=True)
+            shown = not stopped and not sampling.skip_special_tokens and self.stop is None
+            text = before + (self._literals[token_id - VOCABULARY] if shown else "")
+            controls = (len(before),) if shown else ()
+            return Tokens(self.request.id, self.index, text, (token_id,), logprobs, weights_version, controls)
+        text = self._read(b"" if stopped else bytes([token_id]), final=final)
         return Tokens(self.request.id, self.index, text, (token_id,), logprobs, weights_version)
 
     def end(self, weights_version: int) -> Tokens | None:
@@ -132,8 +174,10 @@ class Choice:
         return Tokens(self.request.id, self.index, text, (), weights_version=weights_version) if text else None
 
     def _read(self, data: bytes, *, final: bool) -> str:
-        text = self._held + self._decoder.decode(data, final)
         stops = self.request.sampling.stop
+        if not stops:
+            return self._decoder.decode(data, final)
+        text = self._held + self._decoder.decode(data, final)
         found = min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
         if found is not None:
             self.reason = "stop"
@@ -169,6 +213,16 @@ class RunStream:
         event = run.events.popleft()
         self._done = isinstance(event, Finish)
         return event
+
+    @property
+    def finish(self) -> Finish | None:
+        """The end it came to, or comes to now that it is cancelled: nothing is generated after that."""
+        run = self._run
+        if run.finish is None and run.cancelled.is_set():
+            rest = run.rest or "cancelled"
+            reasons = tuple(choice.reason or rest for choice in run.choices) or (rest,) * run.request.sampling.n
+            return Finish(run.request.id, reasons, run.usage)
+        return run.finish
 
     async def aclose(self) -> None:
         self._done = True

@@ -20,6 +20,7 @@ from deepseek.core.errors import INTERRUPTS, AdmissionError
 from deepseek.core.sampling import SamplingParams, require_known_ids, with_bad_words_as_ids
 from deepseek.engine.adapters import AdapterNames
 from deepseek.engine.events import Live, Sink, StepReader
+from deepseek.engine.grammar.thinking import bounded
 from deepseek.engine.leases import Leases
 from deepseek.engine.output import ChoiceOutput
 from deepseek.engine.plan import StepPlan
@@ -78,6 +79,8 @@ class EngineLoop:
                     "not a token id of this model", where="prompt", found=found, expected=f"0 to {size - 1}"
                 )
             require_known_ids(request.sampling, size)
+        if request.thinking is not None and not (size is not None and 0 <= request.thinking.end_id < size):
+            raise AdmissionError("not a token id of this model", where="thinking", found=request.thinking.end_id)
         if request.sampling.bad_words and self._encode is None:
             raise AdmissionError("this engine has no tokenizer to find their ids", where="bad_words")
 
@@ -91,6 +94,8 @@ class EngineLoop:
         if request.constraint is not None and new_grammar is None:
             raise AdmissionError("nobody has compiled it", where="constraint")
         request = self.with_ids(request)
+        if request.thinking is not None and self._vocab_size is not None:
+            new_grammar = bounded(request.thinking, new_grammar, self._vocab_size)
         sampling = request.sampling
         outputs = [
             ChoiceOutput(self._tokenizer, sampling.stop, sampling.skip_special_tokens) for _ in range(sampling.n)

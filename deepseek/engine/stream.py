@@ -10,14 +10,25 @@ from typing import Protocol
 from deepseek.core.engine import Event, Finish, Tokens
 from deepseek.core.errors import EngineError
 
+MOST_KEPT = 64
+"""Events of a request read as a whole that are kept before their tokens are joined."""
+
 
 class Mailbox:
     """A request's events on its caller's event loop. While the reader is slow, neighbouring tokens are joined, so it
-    never holds more than its text. The engine knows the mailbox only, so that a dropped stream can be noticed."""
+    never holds more than its text. The engine knows the mailbox only, so that a dropped stream can be noticed.
 
-    def __init__(self, request_id: str) -> None:
+    whole: after the first tokens, what comes is kept on the engine's side until the end: to wake the reader for every
+    token would cost a loop that serves many requests most of its time.
+    """
+
+    def __init__(self, request_id: str, whole: bool = False) -> None:
         self.request_id = request_id
+        self._keeps = whole
+        self._kept: list[Event] = []
+        self._begun = False
         self.complete = False  # the engine has delivered Finish, read or not
+        self.finish: Finish | None = None
         self._loop = asyncio.get_running_loop()
         self.events: deque[Event] = deque()
         self.error: Exception | None = None
@@ -26,7 +37,17 @@ class Mailbox:
 
     def receive(self, events: list[Event]) -> None:
         """Called by the engine, on any thread."""
-        self.complete = isinstance(events[-1], Finish)
+        last = events[-1]
+        if isinstance(last, Finish):
+            self.complete, self.finish = True, last
+        elif self._keeps and self._begun:
+            self._kept += events
+            if len(self._kept) > MOST_KEPT:
+                self._kept = compact(self._kept)
+            return
+        self._begun = self._begun or any(isinstance(event, Tokens) for event in events)
+        if self._kept:
+            events, self._kept = [*self._kept, *events], []
         try:
             self._loop.call_soon_threadsafe(self._put, events)
         except RuntimeError as error:  # the caller's event loop is gone, and the caller with it
@@ -79,6 +100,11 @@ class Stream:
                 await self.aclose()
                 raise
 
+    @property
+    def finish(self) -> Finish | None:
+        """The request's end, read or not, once it has come to one: when this is closed, at the latest."""
+        return self._mailbox.finish
+
     async def aclose(self) -> None:
         """Stop reading: the request is aborted if it has not ended, and nothing more comes."""
         self._ended = True
@@ -105,14 +131,41 @@ def put(events: deque[Event], event: Event) -> None:
 
 
 def joined(first: Tokens, second: Tokens) -> Tokens:
-    # The text flushed at a deadline comes without tokens, hence without logprobs.
-    logprobs = (first.logprobs or ()) + (second.logprobs or ())
+    return _all_joined([first, second])
+
+
+def compact(events: list[Event]) -> list[Event]:
+    """The events with tokens joined as `put` joins them, in one pass."""
+    result: list[Event] = []
+    stretch: dict[int, list[Tokens]] = {}  # by choice, in the order they began
+    version = -1
+    for event in events:
+        if stretch and not (isinstance(event, Tokens) and event.weights_version == version):
+            result += map(_all_joined, stretch.values())
+            stretch = {}
+        if isinstance(event, Tokens):
+            version = event.weights_version
+            stretch.setdefault(event.choice, []).append(event)
+        else:
+            result.append(event)
+    return [*result, *map(_all_joined, stretch.values())]
+
+
+def _all_joined(parts: list[Tokens]) -> Tokens:
+    if len(parts) == 1:
+        return parts[0]
+    controls: list[int] = []
+    length = 0
+    for part in parts:
+        controls += [length + at for at in part.controls]
+        length += len(part.text)
     return Tokens(
-        first.request_id,
-        first.choice,
-        first.text + second.text,
-        first.token_ids + second.token_ids,
-        logprobs or None,
-        second.weights_version,
-        first.controls + tuple([len(first.text) + at for at in second.controls]),
+        parts[0].request_id,
+        parts[0].choice,
+        "".join([part.text for part in parts]),
+        tuple([token for part in parts for token in part.token_ids]),
+        # The text flushed at a deadline comes without tokens, hence without logprobs.
+        tuple([entry for part in parts for entry in part.logprobs or ()]) or None,
+        parts[-1].weights_version,
+        tuple(controls),
     )

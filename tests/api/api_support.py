@@ -38,6 +38,9 @@ class ByteCodec:
 
     thinks = False
 
+    def thinking_end(self) -> int | None:
+        return None
+
     def answer_constraint(
         self, text: Constraint, tools: Sequence[ToolSpec], choice: ToolChoice, parallel: bool, *, thinking: bool = False
     ) -> Constraint | None:

@@ -13,6 +13,8 @@ from metering_support import Books, budget, opened
 
 from deepseek.api import serving
 from deepseek.api.config import PlatformConfig
+from deepseek.api.metering.budgets import BudgetConfig
+from deepseek.api.metering.prices import PriceConfig
 from deepseek.api.platform import open_platform
 from deepseek.engine.fake import FakeEngine, babble
 
@@ -28,9 +30,9 @@ def books(tmp_path: Path) -> Iterator[Books]:
         yield found
 
 
-def served(books: Books, budgets: Any, **options: Any) -> Any:
+def served(books: Books, budgets: Any, prices: dict[str, PriceConfig] | None = None, **options: Any) -> Any:
     engine = FakeEngine(reply=babble, ttft_s=0.0, inter_token_s=0.0, max_model_len=LENGTH, **options)
-    state = books.state(engine, books.meter(budgets))
+    state = books.state(engine, books.meter(budgets, prices))
     state.max_model_len = LENGTH
     return serving(state, grace_s=1.0)
 
@@ -53,7 +55,40 @@ def test_openais_answer_says_length_and_why(books: Books, stream: bool) -> None:
     else:
         (choice,) = answer.json()["choices"]
     assert choice["finish_reason"] == "length"
-    assert choice["limited_by"] == "budget"
+    assert choice["limited_by"] == "budget:key/day"
+
+
+@pytest.mark.parametrize(
+    ("budgets", "named"),
+    [
+        ([budget(tokens=300), budget("tenant", "month", tokens=200)], "tenant/month"),
+        ([budget(tokens=200), budget("tenant", "total", tokens=300)], "key/day"),
+        ([budget(tokens=300), budget("tenant", "total", money="0.0002")], "tenant/total"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/completions", "/v1/messages", "/v1/responses"])
+def test_an_answer_names_the_budget_that_ended_it(
+    books: Books, budgets: list[BudgetConfig], named: str, path: str
+) -> None:
+    body: dict[str, Any] = {"model": "deepseek-7b"}
+    if path in ("/v1/generate", "/v1/completions"):
+        body |= {"prompt": "a", "max_tokens": 4000}
+    elif path == "/v1/messages":
+        body |= {"messages": CHAT["messages"], "max_tokens": 4000}
+    else:
+        body |= {"input": "a", "max_output_tokens": 4000}
+    with served(books, budgets, {"*": PriceConfig.model_validate({"input": 1, "output": 1})}) as server:
+        answer = requests.post(f"{server.url}{path}", json=body, headers=WHO, timeout=20).json()
+    found = answer["choices"][0] if path == "/v1/completions" else answer
+    assert found["limited_by"] == f"budget:{named}"
+
+
+def test_what_ended_at_its_own_limit_names_no_budget(books: Books) -> None:
+    with served(books, [budget(tokens=300)]) as server:
+        body = requests.post(
+            f"{server.url}/v1/generate", json=GENERATE | {"max_tokens": 5}, headers=WHO, timeout=20
+        ).json()
+    assert body["finish_reason"] == "length" and "limited_by" not in body
 
 
 def test_a_used_up_budget_is_openais_insufficient_quota(books: Books) -> None:

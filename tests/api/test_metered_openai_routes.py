@@ -77,14 +77,14 @@ def test_several_prompts_stop_at_the_budget_they_share(books: Books, tmp_path: P
         choices = [choice for frame in frames for choice in frame["choices"] if choice["finish_reason"]]
     else:
         choices = answer.json()["choices"]
-    assert [(choice["finish_reason"], choice["limited_by"]) for choice in choices] == [("length", "budget")] * 2
+    assert [(choice["finish_reason"], choice["limited_by"]) for choice in choices] == [("length", "budget:key/day")] * 2
     assert books.tokens == 2000
 
 
 def test_a_response_says_what_limited_it(books: Books, tmp_path: Path) -> None:
     with served(books, tmp_path, [budget(tokens=100)]) as server:
         found = post(server.url, "/v1/responses", {"input": "a", "max_output_tokens": 4000}).json()
-    assert (found["status"], found["limited_by"]) == ("incomplete", "budget") and books.tokens == 100
+    assert (found["status"], found["limited_by"]) == ("incomplete", "budget:key/day") and books.tokens == 100
 
 
 def test_embeddings_beyond_the_budget_are_refused(books: Books, tmp_path: Path) -> None:

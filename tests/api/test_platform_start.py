@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from deepseek.api.identity import administration
 from deepseek.api.identity.administration import NewKey
 from deepseek.api.identity.caller import LOCAL_CALLER, Caller
 from deepseek.api.identity.secret import VARIABLE, secret_of
+from deepseek.api.kept.callers import recall, write_caller
 from deepseek.api.platform import Platform, default_database, is_loopback, open_platform
 from deepseek.api.problems import Problem
 from deepseek.api.store.database import Database, DatabaseInUse
@@ -128,6 +130,22 @@ def test_a_second_server_answers_nobody_once_a_key_was_made() -> None:
         assert answer.headers["x-should-retry"] == "false"
         assert httpx.get(f"{server.url}/v1/models", headers={"x-api-key": key}).status_code == 503
         assert httpx.get(f"{server.url}/healthz").status_code == 200
+    second.close()
+    first.close()
+
+
+def test_a_second_server_runs_its_batches_until_a_key_was_made() -> None:
+    first, second = start(), start()
+    written = write_caller(LOCAL_CALLER)
+    assert recall(second.identifier, written) == LOCAL_CALLER
+    assert recall(second.identifier, written | {"tenant": "acme"}) is None
+    assert recall(second.identifier, written | {"key_id": "key_1"}) is None
+    make_key(default_database())
+    deadline = time.monotonic() + 10
+    while recall(second.identifier, written) is not None and time.monotonic() < deadline:
+        with suppress(Problem):
+            identify(second)
+    assert recall(second.identifier, written) is None
     second.close()
     first.close()
 

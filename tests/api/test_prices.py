@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deepseek.api.metering.prices import NANO, Price, PriceConfig, PriceList, decimal_of, nano_of
+from deepseek.api.metering.prices import NANO, Price, PriceConfig, PriceList, decimal_of, nano_of, require_prices
 from deepseek.core.engine import Usage
+from deepseek.core.errors import ConfigError
 
 AMOUNTS = st.integers(0, 10**12)
 COUNTS = st.integers(0, 10**7)
@@ -87,3 +88,19 @@ def test_as_many_tokens_as_the_money_allows_and_not_one_more(input_: int, output
         assert price.most(prompt, 0) > nano
     else:
         assert price.most(prompt, count) <= nano < price.most(prompt, count + 1)
+
+
+ONE = {"deepseek-7b": PriceConfig.model_validate({"input": 1, "output": 1})}
+
+
+@pytest.mark.parametrize(("prices", "free"), [(ONE, ["poet"]), (ONE | {"*": ONE["deepseek-7b"]}, []), ({}, [])])
+def test_a_start_names_what_is_served_for_nothing_where_others_have_a_price(
+    prices: dict[str, PriceConfig], free: list[str]
+) -> None:
+    assert require_prices(prices, ["deepseek-7b", "poet"], for_money=False, where="platform.yaml") == free
+
+
+def test_budgets_in_money_need_a_price_for_everything_that_is_served() -> None:
+    with pytest.raises(ConfigError, match=r"platform\.yaml: prices: .*expected poet.*add poet: "):
+        require_prices(ONE, ["deepseek-7b", "poet"], for_money=True, where="platform.yaml")
+    assert require_prices(ONE, ["deepseek-7b"], for_money=True, where="platform.yaml") == []

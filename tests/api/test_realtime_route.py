@@ -5,17 +5,17 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api_support import BROKEN, CONTEXT, HeldEngine, RecordingEngine, RefusingEngine, quick, state_of
 from identity_support import asking_state, keys_beside
+from realtime_support import close_code, hear, opened, say, until_final
 from starlette.datastructures import Headers
 from tools_support import TOOLS, ToolCodec, call, calls, saying
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from deepseek.api import serving
 from deepseek.api.identity.caller import EVERYTHING, Caller
@@ -29,29 +29,6 @@ from deepseek.engine.fake import FakeEngine
 
 MODEL = "deepseek-7b"
 ASK = [{"role": "user", "content": "Hi"}]
-
-
-@contextmanager
-def opened(url: str, **options: Any) -> Iterator[ClientConnection]:
-    address = url.replace("http://", "ws://") + "/v1/stream"
-    with connect(address, open_timeout=10, close_timeout=2, proxy=None, **options) as socket:
-        yield socket
-
-
-def say(connection: ClientConnection, **message: Any) -> None:
-    connection.send(json.dumps(message))
-
-
-def hear(connection: ClientConnection) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(connection.recv(timeout=10))
-    return message
-
-
-def until_final(connection: ClientConnection) -> list[dict[str, Any]]:
-    messages = [hear(connection)]
-    while messages[-1]["type"] not in ("final", "error"):
-        messages.append(hear(connection))
-    return messages
 
 
 @pytest.fixture
@@ -335,12 +312,6 @@ def test_a_draining_server_refuses_new_requests_and_ends_the_running_ones() -> N
         assert hear(connection)["finish_reasons"] == ["stop"]
         with pytest.raises(ConnectionClosed):
             hear(connection)
-
-
-def close_code(connection: ClientConnection) -> int | None:
-    with pytest.raises(ConnectionClosed) as caught:
-        hear(connection)
-    return None if caught.value.rcvd is None else caught.value.rcvd.code
 
 
 @pytest.mark.parametrize("kind", ["generate", "chat"])

@@ -281,3 +281,50 @@ def test_markup_nested_without_end_is_refused() -> None:
         markup = ["maybe", markup]
     with pytest.raises(AdmissionError, match="too deeply"):
         Constraint.markup(markup)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_chosen_call_is_bound_and_the_choice_is_not(models: dict[str, Model], name: str) -> None:
+    """Any text goes, calls or none; from the token on that opens one, name and arguments are the tools'."""
+    model = models[name]
+    grammar = model.grammar(model.codec.tool_constraint([WEATHER, NOTHING], "auto", True, bind=True))
+    good, bare = ToolCallPart("1", "get_weather", '{"unit": "C"}'), ToolCallPart("2", "nothing", "{}")
+    spoken = model.tokenizer.encode("First: ", add_bos=False)
+    assert accepts(model, grammar, []) and accepts(model, grammar, spoken)
+    assert accepts(model, grammar, model.write(good)) and accepts(model, grammar, model.write(good, bare))
+    assert accepts(model, grammar, [*spoken, *model.write(bare, good)])
+    for wrong in (ToolCallPart("1", "get_weather", '{"unit": "K"}'), ToolCallPart("1", "other", "{}")):
+        assert not accepts(model, grammar, model.write(wrong))
+        assert not accepts(model, grammar, [*spoken, *model.write(good, wrong)])
+    said = calls = 0
+    for seed in range(20):
+        ids = model.speak(grammar, seed)
+        assert ids is not None
+        for part in model.read(ids):
+            said += part[0] == "text"
+            if part[0] == "call":
+                calls += 1
+                assert part[3] == "complete"
+                jsonschema.validate(
+                    json.loads(part[2]), {"get_weather": WEATHER, "nothing": NOTHING}[part[1]].parameters
+                )
+    # Random text hardly ever spells what comes before the token that opens V4's calls.
+    assert said and (calls or name == "deepseek-v4")
+
+
+def test_nothing_is_bound_where_nothing_can_be_called(models: dict[str, Model], tmp_path: Path) -> None:
+    model = models["deepseek-v3.1"]
+    assert model.codec.tool_constraint([], "auto", True, bind=True) is None
+    assert model.codec.tool_constraint([WEATHER], "none", True, bind=True) is None
+    plain = TextCodec(Tokenizer.from_dir(write_tokenizer(tmp_path, "llama3")))
+    assert plain.tool_constraint([WEATHER], "auto", True, bind=True) is None
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3.1", "deepseek-v4"])
+def test_a_call_is_bound_behind_thinking(models: dict[str, Model], name: str) -> None:
+    model = models[name]
+    grammar = model.grammar(model.codec.tool_constraint([NOTHING], "auto", True, thinking=True, bind=True))
+    thought = [*model.tokenizer.encode("Hm.", add_bos=False), model.tokenizer.control_tokens["</think>"].id]
+    call = model.write(ToolCallPart("1", "nothing", "{}"))
+    assert accepts(model, grammar, thought + call) and accepts(model, grammar, thought)
+    assert not accepts(model, grammar, thought + model.write(ToolCallPart("1", "other", "{}")))

@@ -103,3 +103,15 @@ def test_an_option_that_cannot_be_is_one_line(
     refused: Callable[..., str], model_dir: Path, args: tuple[object, ...], expected: str
 ) -> None:
     assert expected in refused("serve", "--model", model_dir, "--port", 0, *args)
+
+
+def test_budgets_in_money_and_a_model_without_a_price_are_one_line_before_it_is_loaded(
+    refused: Callable[..., str], model_dir: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "platform.yaml"
+    config.write_text(
+        f"database: {tmp_path}/control.db\nprices: {{other: {{input: 1, output: 1}}}}\n"
+        "budgets: [{scope: tenant, period: month, money: 5}]\n"
+    )
+    said = refused("serve", "--model", model_dir, "--port", 0, "--served-model-name", "mine", "--config", config)
+    assert "budgets in money are configured" in said and "add mine: {input: " in said

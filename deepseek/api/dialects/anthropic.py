@@ -11,7 +11,7 @@ from deepseek.api.answer import Answer
 from deepseek.api.body import read_model
 from deepseek.api.dialects.anthropic_dialect import MessagesDialect
 from deepseek.api.dialects.anthropic_messages import conversation_of, media_of
-from deepseek.api.dialects.anthropic_request import CountRequest, JsonFormat, MessagesRequest
+from deepseek.api.dialects.anthropic_request import CountRequest, JsonFormat, MessagesRequest, ThinkingOn
 from deepseek.api.dialects.conversation import Admitted, Conversation, admit
 from deepseek.api.dialects.media import read_media
 from deepseek.api.dialects.sampling import SamplingFields
@@ -20,10 +20,12 @@ from deepseek.api.dialects.thinking import require_thinking
 from deepseek.api.guard import caller_of
 from deepseek.api.identity.caller import Caller
 from deepseek.api.middleware import arrival_of
+from deepseek.api.plugin_stage import Asked
 from deepseek.api.scopes import Scope, needs
 from deepseek.api.state import ServerState
 from deepseek.api.wire import dump_json
 from deepseek.core.constraint import Constraint
+from deepseek.core.engine import ThinkingBound
 
 ROUTE = "/v1/messages"
 BODY = TypeAdapter(MessagesRequest)
@@ -39,8 +41,8 @@ async def messages(request: Request) -> Response:
     refuse_while_draining(state)
     body = await read_model(request, BODY, state.settings)
     adapter = adapter_of(state, caller, body.model)
-    admitted = await _admit(state, caller, body)
     request_id = new_id("msg")
+    admitted = await _admit(state, caller, body, Asked(caller, request_id, ROUTE, body.model, request.receive))
     room = state.max_model_len - len(admitted.ids)
     sampling = SamplingFields(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k)
     return Answer(
@@ -56,6 +58,7 @@ async def messages(request: Request) -> Response:
             adapter=adapter,
             arrived=arrived,
             show_controls=admitted.show_controls,
+            thinking=_thinking_bound(state, body),
         ),
         MessagesDialect(request_id, body, admitted.parsers, prompt_tokens=len(admitted.ids), room=room),
         caller=caller,
@@ -69,12 +72,14 @@ async def messages(request: Request) -> Response:
             "prompt": "messages",
             "stop": "stop_sequences",
         },
+        plugins=admitted.plugins,
     )
 
 
 @needs(Scope.INFER)
 async def count_tokens(request: Request) -> Response:
-    """How many tokens a conversation is, counted as the model reads it. Nothing is generated."""
+    """How many tokens a conversation is, counted as the model reads it, but for what plugins make of it. Nothing is
+    generated."""
     state: ServerState = request.app.state.server
     caller = caller_of(request.scope)
     body = await read_model(request, COUNT_BODY, state.settings)
@@ -83,8 +88,14 @@ async def count_tokens(request: Request) -> Response:
     return Response(dump_json({"input_tokens": len(admitted.ids)}), media_type="application/json")
 
 
-async def _admit(state: ServerState, caller: Caller, body: CountRequest) -> Admitted:
-    """Raises Problem for what cannot be answered."""
+def _thinking_bound(state: ServerState, body: MessagesRequest) -> ThinkingBound | None:
+    asked = body.thinking
+    end_id = state.text.thinking_end() if isinstance(asked, ThinkingOn) else None
+    return None if end_id is None or not isinstance(asked, ThinkingOn) else ThinkingBound(asked.budget_tokens, end_id)
+
+
+async def _admit(state: ServerState, caller: Caller, body: CountRequest, asked: Asked | None = None) -> Admitted:
+    """Raises Problem for what cannot be answered. asked: None asks no plugins."""
     form = _format_of(body)
     constraint = None
     if form is not None:
@@ -102,7 +113,7 @@ async def _admit(state: ServerState, caller: Caller, body: CountRequest) -> Admi
         thinking=body.thinks,
         constraint=constraint,
     )
-    return await admit(state, conversation)
+    return await admit(state, conversation, asked=asked)
 
 
 def _format_of(body: CountRequest) -> JsonFormat | None:

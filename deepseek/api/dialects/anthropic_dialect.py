@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from deepseek.api.answer import ServerSentEvents
 from deepseek.api.dialects.anthropic_request import MessagesRequest
-from deepseek.api.dialects.chat_dialect import CUT_SHORT, refuse_cancelled
+from deepseek.api.dialects.chat_dialect import LimitedBy, limited_by, refuse_cancelled
 from deepseek.api.spoken import Spoken, ThinkingCount
 from deepseek.api.wire import dump_json, sse_frame
 from deepseek.chat.parsing import StreamParser
@@ -78,9 +78,7 @@ class MessageResponse(BaseModel):
     stop_reason: StopReason
     stop_sequence: str | None
     usage: MessageUsage
-    limited_by: Annotated[
-        Literal["budget", "deadline"] | None, Field(description='What cut the answer off, beside "max_tokens".')
-    ] = None
+    limited_by: LimitedBy = None
 
 
 class TokenCount(BaseModel):
@@ -121,7 +119,7 @@ class MessagesDialect(ServerSentEvents):
 
     def delta(self, tokens: Tokens, deltas: Sequence[Delta]) -> bytes:
         self._thinking.add(tokens, deltas)
-        if len(deltas) == 1 and self._open is TextDelta and isinstance(deltas[0], TextDelta):
+        if len(deltas) == 1 and self._open is TextDelta and isinstance(deltas[0], TextDelta) and deltas[0].text:
             return self._before_text + dump_json(deltas[0].text) + self._after_text
         return b"".join([self._written(delta) for delta in deltas])
 
@@ -185,9 +183,7 @@ class MessagesDialect(ServerSentEvents):
         else:
             stop = "tool_use" if called else "end_turn"
         ending: dict[str, Any] = {"stop_reason": stop, "stop_sequence": matched if stop == "stop_sequence" else None}
-        if reason in CUT_SHORT:
-            ending["limited_by"] = reason
-        return ending
+        return ending | limited_by(reason, finish.budget)
 
     def _begin(self, kind: type | int, block: dict[str, Any]) -> bytes:
         """End the block before and begin this one, unless it is being filled already."""

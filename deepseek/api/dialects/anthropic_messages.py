@@ -11,8 +11,8 @@ from pydantic import Field
 from deepseek.api.dialects.chat_messages import require_call
 from deepseek.api.dialects.fields import CallId, FunctionName, Only, StrictModel, tag_of, tagged
 from deepseek.api.dialects.media import Given
-from deepseek.api.media.sniff import canonical
 from deepseek.api.problems import FieldError, Problem
+from deepseek.core.media.sniff import canonical
 from deepseek.core.messages import MediaPart, Message, Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 
 

@@ -80,7 +80,7 @@ Display = Literal["summarized", "omitted"]
 
 
 class ThinkingOn(StrictModel):
-    """budget_tokens is taken; what bounds thinking is max_tokens, which counts it too."""
+    """budget_tokens: when so many have been thought, thinking ends and the answer begins. max_tokens counts them too."""
 
     type: Literal["enabled"]
     budget_tokens: Annotated[int, Field(ge=1)]

@@ -24,6 +24,21 @@ from deepseek.engine.reading import join_scores
 FINISH_REASONS = {"stop": "stop", "length": "length", "budget": "length", "deadline": "length"}
 CUT_SHORT = frozenset(("budget", "deadline"))
 """Reasons that OpenAI and Anthropic have no word for; an extension field, `limited_by`, names them."""
+LimitedBy = Annotated[
+    str | None,
+    Field(
+        description='What cut the answer off, beside its own limit of tokens: "deadline", "budget", or which one, as in '
+        '"budget:tenant/month".',
+        examples=["budget:key/day"],
+    ),
+]
+
+
+def limited_by(reason: FinishReason, budget: str | None) -> dict[str, str]:
+    """The extension field, where it has something to say. budget: which one, of Finish."""
+    if reason not in CUT_SHORT:
+        return {}
+    return {"limited_by": f"budget:{budget}" if reason == "budget" and budget is not None else reason}
 
 
 class FunctionCallModel(BaseModel):
@@ -52,9 +67,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
-    limited_by: Annotated[
-        Literal["budget", "deadline"] | None, Field(description='What cut the answer off, beside "length".')
-    ] = None
+    limited_by: LimitedBy = None
 
 
 class PromptDetails(BaseModel):
@@ -121,7 +134,7 @@ class ChatDialect(ServerSentEvents):
     def delta(self, tokens: Tokens, deltas: Sequence[Delta]) -> bytes:
         self._thinking.add(tokens, deltas)
         scored = self._logprobs and tokens.logprobs
-        if len(deltas) == 1 and not scored and isinstance(deltas[0], TextDelta):
+        if len(deltas) == 1 and not scored and isinstance(deltas[0], TextDelta) and deltas[0].text:
             before, after = self._around[tokens.choice]
             return b"data: " + before + dump_json(deltas[0].text) + after + b"\n\n"
         written = [self._delta(tokens.choice, delta) for delta in deltas]
@@ -137,7 +150,7 @@ class ChatDialect(ServerSentEvents):
         for index, reason in enumerate(finish.reasons):
             rest = [self._delta(index, delta) for delta in deltas.get(index, ())]
             frames += [self._chunk(index, delta) for delta in rest if delta is not None]
-            frames.append(self._chunk(index, {}, **_ending(reason, index in self._called)))
+            frames.append(self._chunk(index, {}, **_ending(reason, index in self._called, finish.budget)))
         if self._usage:
             frames.append(self._frame([], usage=chat_usage(finish.usage, self._thinking.tokens)))
         return b"".join(frames) + DONE_FRAME
@@ -157,7 +170,7 @@ class ChatDialect(ServerSentEvents):
             if calls:
                 message["tool_calls"] = calls
             logprobs = self._logprobs_of(spoken.logprobs()) if self._logprobs else None
-            ending = _ending(spoken.reason, bool(calls))
+            ending = _ending(spoken.reason, bool(calls), finish.budget)
             written.append({"index": spoken.index, "message": message, "logprobs": logprobs, **ending})
         thinking = sum(spoken.thinking_tokens for spoken in choices)
         body = {**self._head, "object": "chat.completion", "choices": written}
@@ -214,9 +227,7 @@ def refuse_cancelled(reason: FinishReason) -> None:
         raise Problem("draining", "The answer was cut off: the server is shutting down.", headers=retry_after(5.0))
 
 
-def _ending(reason: FinishReason, called: bool) -> dict[str, Any]:
+def _ending(reason: FinishReason, called: bool, budget: str | None) -> dict[str, Any]:
     refuse_cancelled(reason)
     ending = {"finish_reason": "tool_calls" if called and reason == "stop" else FINISH_REASONS[reason]}
-    if reason in CUT_SHORT:
-        ending["limited_by"] = reason
-    return ending
+    return ending | limited_by(reason, budget)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from deepseek.api.admission import adapter_of, completion_limit, new_id, refuse_while_draining
 from deepseek.api.answer import Answer, ServerSentEvents
 from deepseek.api.body import read_model
-from deepseek.api.dialects.chat_dialect import CUT_SHORT, FINISH_REASONS, PromptToken, refuse_cancelled
+from deepseek.api.dialects.chat_dialect import FINISH_REASONS, LimitedBy, PromptToken, limited_by, refuse_cancelled
 from deepseek.api.dialects.chat_request import StreamOptions
 from deepseek.api.dialects.fields import MAX_CHOICES, Model, Only, Opaque, StopString, StopStrings, TopLogprobs
 from deepseek.api.dialects.generate import UsageModel, usage_dict
@@ -31,9 +31,10 @@ from deepseek.api.dialects.sampling import SamplingFields
 from deepseek.api.dialects.structured import constraint_of
 from deepseek.api.guard import caller_of
 from deepseek.api.middleware import arrival_of
+from deepseek.api.plugin_stage import Asked, PluginStage, read_several
 from deepseek.api.scopes import Scope, needs
 from deepseek.api.several import several
-from deepseek.api.spoken import Spoken
+from deepseek.api.spoken import Spoken, text_of
 from deepseek.api.state import ServerState, TextCodec
 from deepseek.api.wire import DONE_FRAME, dump_json, sse_frame
 from deepseek.core.deltas import Delta
@@ -106,9 +107,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: LegacyLogprobModel | None
     finish_reason: Literal["stop", "length"]
-    limited_by: Annotated[
-        Literal["budget", "deadline"] | None, Field(description='What cut the text off, beside "length".')
-    ] = None
+    limited_by: LimitedBy = None
     prompt_logprobs: list[dict[str, PromptToken] | None] | None = None
 
 
@@ -156,14 +155,15 @@ class CompletionDialect(ServerSentEvents):
         return b""
 
     def delta(self, tokens: Tokens, deltas: Sequence[Delta]) -> bytes:
-        opened = self._opened([tokens.choice // self._n])
+        opened, text = self._opened([tokens.choice // self._n]), text_of(deltas)
         if self._top is not None and tokens.logprobs:
-            return opened + self._frame(tokens.choice, tokens.text, self._lists(tokens.choice, tokens.logprobs))
-        return opened + (self._frame(tokens.choice, tokens.text) if tokens.text else b"")
+            return opened + self._frame(tokens.choice, text, self._lists(tokens.choice, tokens.logprobs))
+        return opened + (self._frame(tokens.choice, text) if text else b"")
 
     def closing(self, finish: Finish, deltas: Mapping[int, Sequence[Delta]]) -> bytes:
         frames = self._opened(sorted(self._unopened)) + b"".join(
-            self._frame(index, "", **_ending(reason)) for index, reason in enumerate(finish.reasons)
+            self._frame(index, text_of(deltas.get(index, ())), **_ending(reason, finish.budget))
+            for index, reason in enumerate(finish.reasons)
         )
         if self._usage:
             frames += sse_frame(dump_json({**self._head, "choices": [], "usage": usage_dict(finish.usage)}))
@@ -178,7 +178,7 @@ class CompletionDialect(ServerSentEvents):
             if self._top is not None:
                 new = self._lists(spoken.index, spoken.logprobs())
                 lists = new if lists is None else joined_lists(lists, new)
-            choice = self._choice(spoken.index, text + spoken.text, lists, **_ending(spoken.reason))
+            choice = self._choice(spoken.index, text + spoken.text, lists, **_ending(spoken.reason, finish.budget))
             if self._vllm is not None:
                 choice["prompt_logprobs"] = vllm_entries(self._scored(spoken.index // self._n), self._text)
             written.append(choice)
@@ -200,9 +200,7 @@ class CompletionDialect(ServerSentEvents):
             return "", None
         at = index // self._n
         prompt = self._prompts[at]
-        text = prompt.text
-        if text is None:
-            text = b"".join(map(self._text.token_bytes, prompt.ids)).decode("utf-8", "replace")
+        text = _text_of(prompt, self._text)
         if self._top is None:
             return text, None
         unwritten = 0 if prompt.text is None else _unwritten(prompt.ids, prompt.text, self._text)
@@ -246,6 +244,10 @@ async def completions(request: Request) -> Response:
     scored = body.model_copy(update={"prompt_logprobs": body.scored})
     answer_id = new_id("cmpl")
     ids = [answer_id] if len(prompts) == 1 else [f"{answer_id}-{at}" for at in range(len(prompts))]
+    plugins = None
+    if state.plugins.reads_prompts(caller.tenant):
+        asked = [Asked(caller, request_id, ROUTE, body.model, request.receive) for request_id in ids]
+        prompts, plugins = await _with_plugins(state, asked, prompts, body.n or 1)
     requests = [
         scored.to_request(
             request_id,
@@ -274,13 +276,34 @@ async def completions(request: Request) -> Response:
             if len(requests) > 1
             else None
         ),
+        plugins=plugins,
     )
 
 
-def _ending(reason: FinishReason) -> dict[str, Any]:
+async def _with_plugins(
+    state: ServerState, asked: Sequence[Asked], prompts: Sequence[Prompt], choices: int
+) -> tuple[list[Prompt], PluginStage | None]:
+    """The prompts that plugins made of these; token ids are shown to them as the text they stand for."""
+    texts = [_text_of(prompt, state.text) for prompt in prompts]
+    found, plugins = await read_several(state, asked, texts, choices)
+    changed = [at for at, text in enumerate(found) if text != texts[at]]
+    made = list(prompts)
+    for at in changed:
+        field = "prompt" if len(prompts) == 1 else f"prompt.{at}"
+        made[at : at + 1] = await read_prompts(state, found[at], field)
+    return made, plugins
+
+
+def _text_of(prompt: Prompt, codec: TextCodec) -> str:
+    if prompt.text is not None:
+        return prompt.text
+    return b"".join(map(codec.token_bytes, prompt.ids)).decode("utf-8", "replace")
+
+
+def _ending(reason: FinishReason, budget: str | None) -> dict[str, Any]:
     """Raises Problem for an answer that was cut off, which OpenAI has no word for."""
     refuse_cancelled(reason)
-    return {"finish_reason": FINISH_REASONS[reason]} | ({"limited_by": reason} if reason in CUT_SHORT else {})
+    return {"finish_reason": FINISH_REASONS[reason]} | limited_by(reason, budget)
 
 
 def _limit(state: ServerState, prompt_tokens: int, max_tokens: int | None) -> int:

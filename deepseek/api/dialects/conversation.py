@@ -1,16 +1,17 @@
 """What a chat dialect asks for, in no dialect, and what the engine needs to answer it: one way for all of them.
 
-admitted = await admit(state, Conversation(messages, tools=specs), choices=n)
-... admitted.ids, admitted.constraint, admitted.parsers, admitted.show_controls
+admitted = await admit(state, Conversation(messages, tools=specs), choices=n, asked=Asked(caller, ...))
+... admitted.ids, admitted.constraint, admitted.parsers, admitted.show_controls, admitted.plugins
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepseek.api.admission import encode
+from deepseek.api.plugin_stage import Asked, PluginStage, read_messages
 from deepseek.api.problems import problem_of
 from deepseek.api.state import ServerState
 from deepseek.chat.parsing import PlainParser, StreamParser
@@ -40,22 +41,35 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A conversation as the engine takes it. show_controls: the parsers read control tokens, so the text must show them."""
+    """A conversation as the engine takes it. show_controls: the parsers read control tokens, so the text must show them.
+    plugins: those that take part in the answer; None where there are none."""
 
     ids: tuple[int, ...]
     constraint: Constraint | None
     parsers: tuple[StreamParser, ...]
     show_controls: bool
+    plugins: PluginStage | None = None
 
 
 async def admit(
-    state: ServerState, conversation: Conversation, *, choices: int = 1, field: str = "messages", tools: str = "tools"
+    state: ServerState,
+    conversation: Conversation,
+    *,
+    choices: int = 1,
+    field: str = "messages",
+    tools: str = "tools",
+    asked: Asked | None = None,
 ) -> Admitted:
-    """Prompt, constraint and parsers. field, tools: what the dialect calls them.
+    """Prompt, constraint and parsers. field, tools: what the dialect calls them. asked: as plugins know the request; None
+    asks none of them.
 
     Raises Problem: 413 for a conversation that is too long, 422 for one the model's template refuses, 400 for tools or a
-    constraint that cannot be enforced.
+    constraint that cannot be enforced, 403 for what a plugin refuses.
     """
+    plugins = None
+    if asked is not None:
+        messages, plugins = await read_messages(state, asked, conversation.messages)
+        conversation = replace(conversation, messages=messages)
     offered, thinking = conversation.offered, conversation.thinking
     messages = conversation.messages
     ids = await encode(
@@ -68,7 +82,7 @@ async def admit(
     if offered or (thinking and constraint is not None):
         constraint = await _around(state, conversation, tools)
     parsers = tuple(state.text.parser(bool(offered), thinking) for _ in range(choices))
-    return Admitted(ids, constraint, parsers, not isinstance(parsers[0], PlainParser))
+    return Admitted(ids, constraint, parsers, not isinstance(parsers[0], PlainParser), plugins)
 
 
 async def _around(state: ServerState, conversation: Conversation, field: str) -> Constraint | None:

@@ -10,7 +10,7 @@ that is not past the last one's end, the prompt was computed anew and the new sc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter
 from starlette.requests import Request
@@ -25,12 +25,13 @@ from deepseek.api.dialects.sampling import SamplingFields
 from deepseek.api.dialects.structured import constraint_of
 from deepseek.api.guard import caller_of
 from deepseek.api.middleware import arrival_of
+from deepseek.api.plugin_stage import Asked, PluginStage, read_prompt
 from deepseek.api.scopes import Scope, needs
-from deepseek.api.spoken import Spoken
+from deepseek.api.spoken import Spoken, text_of
 from deepseek.api.state import ServerState, TextCodec
 from deepseek.api.wire import dump_json, sse_frame
 from deepseek.core.deltas import Delta
-from deepseek.core.engine import Finish, PromptScores, Tokens, Usage
+from deepseek.core.engine import Finish, FinishReason, PromptScores, Tokens, Usage
 from deepseek.engine.reading import join_scores
 
 Reason = Literal["stop", "length", "budget", "deadline", "cancelled"]
@@ -66,6 +67,14 @@ class UsageModel(BaseModel):
     total_tokens: int
 
 
+LimitedBy = Annotated[
+    str | None,
+    Field(
+        description="Which budget it was, where one ended the answer and is known.", examples=["budget:tenant/month"]
+    ),
+]
+
+
 class GenerateChoice(BaseModel):
     """One of several answers."""
 
@@ -73,6 +82,7 @@ class GenerateChoice(BaseModel):
     text: str
     finish_reason: Reason
     logprobs: list[LogprobModel] | None = None
+    limited_by: LimitedBy = None
 
 
 class GenerateResponse(BaseModel):
@@ -88,9 +98,15 @@ class GenerateResponse(BaseModel):
     prompt_logprobs: Annotated[
         list[LogprobModel | None] | None, Field(description="One for each token of the prompt, null for the first.")
     ] = None
+    limited_by: LimitedBy = None
+
+
+def which_budget(reason: FinishReason, finish: Finish) -> dict[str, str]:
+    return {"limited_by": f"budget:{finish.budget}"} if reason == "budget" and finish.budget is not None else {}
 
 
 BODY = TypeAdapter(GenerateRequest)
+Body = TypeVar("Body", bound=GenerateRequest)
 
 
 class GenerateDialect(ServerSentEvents):
@@ -115,19 +131,25 @@ class GenerateDialect(ServerSentEvents):
         return sse_frame(dump_json(frame))
 
     def delta(self, tokens: Tokens, deltas: Sequence[Delta]) -> bytes:
+        text = text_of(deltas)
         if self._logprobs and tokens.logprobs:
             entries = own_entries(tokens.logprobs, self._text)
-            return sse_frame(dump_json({**self._frame(tokens.choice, tokens.text), "logprobs": entries}))
-        return sse_frame(dump_json(self._frame(tokens.choice, tokens.text))) if tokens.text else b""
+            return sse_frame(dump_json({**self._frame(tokens.choice, text), "logprobs": entries}))
+        return sse_frame(dump_json(self._frame(tokens.choice, text))) if text else b""
 
     def closing(self, finish: Finish, deltas: Mapping[int, Sequence[Delta]]) -> bytes:
-        choices = [{"index": index, "text": "", "finish_reason": reason} for index, reason in enumerate(finish.reasons)]
+        choices = [
+            {"index": index, "text": text_of(deltas.get(index, ())), "finish_reason": reason}
+            | which_budget(reason, finish)
+            for index, reason in enumerate(finish.reasons)
+        ]
         return sse_frame(dump_json(self._body(choices, finish)))
 
     def whole(self, choices: Sequence[Spoken], scores: Sequence[PromptScores], finish: Finish) -> bytes:
         written: list[dict[str, Any]] = []
         for spoken in choices:
             choice = {"index": spoken.index, "text": self._echo + spoken.text, "finish_reason": spoken.reason}
+            choice |= which_budget(spoken.reason, finish)
             if self._logprobs:
                 choice["logprobs"] = own_entries(spoken.logprobs(), self._text)
             written.append(choice)
@@ -159,9 +181,11 @@ async def generate(request: Request) -> Response:
     body = await read_model(request, BODY, state.settings)
     adapter = adapter_of(state, caller, body.model)
     constraint, field = await constraint_of(body.response_format, body.structured_outputs)
+    request_id = new_id("gen")
+    asked = Asked(caller, request_id, "/v1/generate", body.model, request.receive)
+    body, plugins = await with_plugins(state, asked, body)
     prompt = body.prompt
     ids = await encode(state, lambda: state.text.encode_prompt(prompt), len(prompt), "prompt")
-    request_id = new_id("gen")
     return Answer(
         state,
         body.to_request(
@@ -181,7 +205,16 @@ async def generate(request: Request) -> Response:
         stream=bool(body.stream),
         arrived=arrived,
         fields={"constraint": field, "adapter": "model"},
+        plugins=plugins,
     )
+
+
+async def with_plugins(state: ServerState, asked: Asked, body: Body) -> tuple[Body, PluginStage | None]:
+    """The request with the prompt that plugins made of its own, and those that take part. Raises Problem."""
+    if not state.plugins.reads_prompts(asked.caller.tenant):
+        return body, None
+    prompt, plugins = await read_prompt(state, asked, body.prompt)
+    return body.model_copy(update={"prompt": prompt}), plugins
 
 
 def usage_dict(usage: Usage) -> dict[str, int]:

@@ -16,12 +16,12 @@ from pydantic import Field
 
 from deepseek.api.dialects.fields import StrictModel
 from deepseek.api.identity.caller import Caller
-from deepseek.api.media.audio import check_audio
-from deepseek.api.media.container import check_container
-from deepseek.api.media.image import check_image
-from deepseek.api.media.sniff import KIND_OF, BadMedia, MediaLimits, canonical, sniff
 from deepseek.api.problems import FieldError, Problem, shown
 from deepseek.api.state import ServerState
+from deepseek.core.media.audio import check_audio
+from deepseek.core.media.container import check_container
+from deepseek.core.media.image import check_image
+from deepseek.core.media.sniff import KIND_OF, BadMedia, MediaLimits, canonical, sniff
 from deepseek.core.messages import MediaKind, MediaPart
 
 LIMITS = MediaLimits()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from deepseek.api.admission import adapter_of, completion_limit, new_id, refuse_while_draining
 from deepseek.api.answer import Answer
@@ -24,6 +25,7 @@ from deepseek.api.dialects.thinking import thinking_of
 from deepseek.api.guard import caller_of
 from deepseek.api.identity.caller import Caller
 from deepseek.api.middleware import arrival_of
+from deepseek.api.plugin_stage import Asked, PluginStage
 from deepseek.api.scopes import Scope, needs
 from deepseek.api.state import ServerState
 from deepseek.api.wire import dump_json
@@ -72,15 +74,24 @@ class AnthropicModelList(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A chat request as the engine takes it. parsers: one for each choice. fields: what its own words for the engine's
-    fields are (`deepseek.api.problems.problem_of`)."""
+    fields are (`deepseek.api.problems.problem_of`). plugins: those that take part."""
 
     request: EngineRequest
     parsers: tuple[StreamParser, ...]
     fields: dict[str, str]
+    plugins: PluginStage | None
 
 
-async def prepare(state: ServerState, caller: Caller, body: ChatRequest, arrived: float) -> Prepared:
-    """Raises Problem for what cannot be answered. arrived: on time.perf_counter."""
+async def prepare(
+    state: ServerState,
+    caller: Caller,
+    body: ChatRequest,
+    arrived: float,
+    *,
+    route: str = ROUTE,
+    receive: Receive | None = None,
+) -> Prepared:
+    """Raises Problem for what cannot be answered. arrived: on time.perf_counter. route, receive: of `Asked`."""
     adapter = adapter_of(state, caller, body.model)
     constraint, constraint_field = await constraint_of(body.response_format, body.structured_outputs)
     media = await read_media(state, caller, body.model, media_of(body.messages))
@@ -93,12 +104,13 @@ async def prepare(state: ServerState, caller: Caller, body: ChatRequest, arrived
         thinking=thinking_of(state, body.reasoning_effort, body.thinking, body.chat_template_kwargs),
         constraint=constraint,
     )
-    admitted = await admit(state, conversation, choices=body.n or 1)
-    asked, field = body.longest
+    asked = Asked(caller, new_id("chatcmpl"), route, body.model, receive)
+    admitted = await admit(state, conversation, choices=body.n or 1, asked=asked)
+    longest, field = body.longest
     request = body.to_request(
-        new_id("chatcmpl"),
+        asked.request_id,
         admitted.ids,
-        max_tokens=completion_limit(state, len(admitted.ids), asked, field),
+        max_tokens=completion_limit(state, len(admitted.ids), longest, field),
         stop=body.stops,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         constraint=admitted.constraint,
@@ -107,7 +119,7 @@ async def prepare(state: ServerState, caller: Caller, body: ChatRequest, arrived
         show_controls=admitted.show_controls,
     )
     fields = {"constraint": constraint_field or "tools", "adapter": "model", "prompt": "messages", "max_tokens": field}
-    return Prepared(request, admitted.parsers, fields)
+    return Prepared(request, admitted.parsers, fields, admitted.plugins)
 
 
 @needs(Scope.INFER)
@@ -117,7 +129,7 @@ async def chat_completions(request: Request) -> Response:
     caller, arrived = caller_of(request.scope), arrival_of(request.scope)
     refuse_while_draining(state)
     body = await read_model(request, BODY, state.settings)
-    prepared = await prepare(state, caller, body, arrived)
+    prepared = await prepare(state, caller, body, arrived, receive=request.receive)
     return Answer(
         state,
         prepared.request,
@@ -128,6 +140,7 @@ async def chat_completions(request: Request) -> Response:
         stream=bool(body.stream),
         arrived=arrived,
         fields=prepared.fields,
+        plugins=prepared.plugins,
     )
 
 

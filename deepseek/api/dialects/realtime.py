@@ -20,7 +20,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -34,7 +34,7 @@ from deepseek.api.body import require_few_values, validated
 from deepseek.api.dialects.chat_dialect import chat_usage
 from deepseek.api.dialects.chat_request import ChatRequest
 from deepseek.api.dialects.fields import Only, StrictModel
-from deepseek.api.dialects.generate import GenerateRequest
+from deepseek.api.dialects.generate import GenerateRequest, with_plugins
 from deepseek.api.dialects.logprobs import own_entries
 from deepseek.api.dialects.openai import prepare
 from deepseek.api.dialects.structured import constraint_of
@@ -42,6 +42,7 @@ from deepseek.api.guard import ASKS_LATER, CALLER, admitted, enter, identified, 
 from deepseek.api.identity.caller import Caller
 from deepseek.api.metrics import RequestMeter
 from deepseek.api.passage import passage
+from deepseek.api.plugin_stage import Asked, PluginStage, Said
 from deepseek.api.problems import Problem, problem_of
 from deepseek.api.scopes import Scope, needs
 from deepseek.api.spoken import Speech, ThinkingCount
@@ -122,6 +123,7 @@ class _Work:
     logprobs: bool
     echo: str
     fields: dict[str, str]
+    plugins: PluginStage | None
 
 
 @needs(Scope.INFER)
@@ -296,6 +298,8 @@ class _Connection:
         except Exception as error:
             if isinstance(error, EngineError):
                 self._state.lifecycle.engine_failed()
+            if work.plugins is not None:
+                work.plugins.failed(error)
             wait = self._state.engine.load().oldest_wait_s if isinstance(error, AdmissionError) else 1.0
             await self._put(_error(message.id, problem_of(error, retry_after_s=wait, fields=work.fields)))
         finally:
@@ -311,15 +315,19 @@ class _Connection:
                     meter.tokens(event)
                     deltas = speech.of(event)
                     thinking.add(event, deltas)
-                    for message in _deltas(event.choice, deltas, _entries(event, work, self._state.text)):
-                        await self._put({**head, **message})
+                    said = [(event, deltas)] if work.plugins is None else await work.plugins.of(event, deltas)
+                    await self._put_said(head, said, work)
                 elif isinstance(event, Finish):
                     meter.finish(event)
                     if "error" in event.reasons:
                         log.error("%s: the engine ended the request: %s", work.request.id, event.error)
                         raise Problem("internal", "The engine failed on this request.")
-                    for index, rest in speech.rest().items():
-                        for message in _deltas(index, rest, None):
+                    rest = speech.rest()
+                    if work.plugins is not None:
+                        released, rest = await work.plugins.end(rest)
+                        await self._put_said(head, released, work)
+                    for index, deltas in rest.items():
+                        for message in _deltas(index, deltas, None):
                             await self._put({**head, **message})
                     await self._put(
                         {
@@ -328,10 +336,16 @@ class _Connection:
                             "finish_reasons": list(event.reasons),
                             "usage": chat_usage(event.usage, thinking.tokens),
                         }
+                        | ({} if event.budget is None else {"limited_by": f"budget:{event.budget}"})
                     )
                 else:
                     for other in _beginning(event, client_id, work, self._state.text):
                         await self._put(other)
+
+    async def _put_said(self, head: dict[str, str], said: Iterable[Said], work: _Work) -> None:
+        for tokens, deltas in said:
+            for message in _deltas(tokens.choice, deltas, _entries(tokens, work, self._state.text)):
+                await self._put({**head, **message})
 
     async def _receive(self, limit: int) -> str:
         """The next message's text. Raises WebSocketDisconnect once the client has left."""
@@ -369,10 +383,12 @@ class _Connection:
 async def _generate(state: ServerState, caller: Caller, body: GenerateMessage, arrived: float) -> _Work:
     adapter = adapter_of(state, caller, body.model)
     constraint, field = await constraint_of(body.response_format, body.structured_outputs)
+    asked = Asked(caller, new_id("ws"), ROUTE, body.model)
+    body, plugins = await with_plugins(state, asked, body)
     prompt = body.prompt
     ids = await encode(state, lambda: state.text.encode_prompt(prompt), len(prompt), "prompt")
     request = body.to_request(
-        new_id("ws"),
+        asked.request_id,
         ids,
         max_tokens=completion_limit(state, len(ids), body.max_tokens, "max_tokens"),
         stop=tuple(body.stop_sequences or ()),
@@ -382,12 +398,12 @@ async def _generate(state: ServerState, caller: Caller, body: GenerateMessage, a
         arrived=arrived,
     )
     fields = {"constraint": field, "adapter": "model"}
-    return _Work(request, body.model, (), body.logprobs is not None, prompt if body.echo else "", fields)
+    return _Work(request, body.model, (), body.logprobs is not None, prompt if body.echo else "", fields, plugins)
 
 
 async def _chat(state: ServerState, caller: Caller, body: ChatMessage, arrived: float) -> _Work:
-    found = await prepare(state, caller, body, arrived)
-    return _Work(found.request, body.model, found.parsers, bool(body.logprobs), "", found.fields)
+    found = await prepare(state, caller, body, arrived, route=ROUTE)
+    return _Work(found.request, body.model, found.parsers, bool(body.logprobs), "", found.fields, found.plugins)
 
 
 def _beginning(event: Event, client_id: str, work: _Work, text: TextCodec) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from starlette.types import Scope as Connection
 from deepseek.api.admission import adapter_of, completion_limit, refuse_while_draining
 from deepseek.api.answer import Answer
 from deepseek.api.body import read_model
+from deepseek.api.dialects.chat_dialect import LimitedBy
 from deepseek.api.dialects.chat_tools import NO_ARGUMENTS, checked_choice, unique_specs
 from deepseek.api.dialects.conversation import Conversation, admit
 from deepseek.api.dialects.fields import Only, StrictModel
@@ -38,6 +39,7 @@ from deepseek.api.guard import caller_of
 from deepseek.api.kept import answers as kept
 from deepseek.api.kept.answers import PastAnswer
 from deepseek.api.middleware import arrival_of
+from deepseek.api.plugin_stage import Asked
 from deepseek.api.problems import FieldError, Problem, problem_of
 from deepseek.api.scopes import Scope, needs
 from deepseek.api.state import ServerState
@@ -67,9 +69,7 @@ class ResponseModel(BaseModel):
     error: dict[str, Any] | None
     incomplete_details: dict[str, str] | None
     previous_response_id: str | None
-    limited_by: Annotated[
-        Literal["budget", "deadline"] | None, Field(description="What cut the answer off, beside max_output_tokens.")
-    ] = None
+    limited_by: LimitedBy = None
 
 
 class ItemList(BaseModel):
@@ -162,8 +162,9 @@ async def create_response(request: Request) -> Response:
         thinking=thinking,
         constraint=await _constraint(body),
     )
-    admitted = await admit(state, conversation, field="input")
     response_id = f"resp_{secrets.token_hex(16)}"
+    asked_as = Asked(caller, response_id, ROUTE, body.model, request.receive)
+    admitted = await admit(state, conversation, field="input", asked=asked_as)
     sampling = SamplingFields(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -193,6 +194,7 @@ async def create_response(request: Request) -> Response:
         "route": ROUTE,
         "stream": bool(body.stream),
         "arrived": arrived,
+        "plugins": admitted.plugins,
         "fields": {
             "constraint": "text.format" if body.text is not None and body.text.format is not None else "tools",
             "adapter": "model",

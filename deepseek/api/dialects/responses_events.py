@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepseek.api.answer import ServerSentEvents
-from deepseek.api.dialects.chat_dialect import CUT_SHORT, refuse_cancelled
+from deepseek.api.dialects.chat_dialect import limited_by, refuse_cancelled
 from deepseek.api.dialects.logprobs import openai_entries
 from deepseek.api.problems import Problem
 from deepseek.api.spoken import Spoken, ThinkingCount
@@ -79,13 +79,13 @@ class ResponseDialect(ServerSentEvents):
         return self._written()
 
     def closing(self, finish: Finish, deltas: Mapping[int, Sequence[Delta]]) -> bytes:
-        self._end(finish.reasons[0], finish.usage, deltas.get(0, ()), self._thinking.tokens)
+        self._end(finish.reasons[0], finish.usage, deltas.get(0, ()), self._thinking.tokens, finish.budget)
         return self._written()
 
     def whole(self, choices: Sequence[Spoken], scores: Sequence[PromptScores], finish: Finish) -> bytes:
         spoken = choices[0]
         self._say(spoken.deltas, tuple(spoken.logprobs()))
-        self._end(spoken.reason, finish.usage, (), spoken.thinking_tokens)
+        self._end(spoken.reason, finish.usage, (), spoken.thinking_tokens, finish.budget)
         return dump_json(self.document)
 
     def failure(self, problem: Problem, instance: str | None) -> bytes:
@@ -101,7 +101,9 @@ class ResponseDialect(ServerSentEvents):
         self._emit("response.failed", response=self.document)
         return self._written()
 
-    def _end(self, reason: FinishReason, usage: Usage, rest: Sequence[Delta], thinking: int) -> None:
+    def _end(
+        self, reason: FinishReason, usage: Usage, rest: Sequence[Delta], thinking: int, budget: str | None
+    ) -> None:
         if not self.cancelled:
             refuse_cancelled(reason)
         self._say(rest, ())
@@ -115,14 +117,14 @@ class ResponseDialect(ServerSentEvents):
             self.document["completed_at"] = int(time.time())
         elif reason != "cancelled":
             self.document["incomplete_details"] = {"reason": "max_output_tokens"}
-        if reason in CUT_SHORT:
-            self.document["limited_by"] = reason
+        self.document |= limited_by(reason, budget)
         self.ended = True
         self._emit("response.completed" if whole else "response.incomplete", response=self.document)
 
     def _say(self, deltas: Sequence[Delta], logprobs: Sequence[TokenLogprob]) -> None:
         entries = openai_entries(logprobs, self._text) if self._logprobs and logprobs else []
-        if not deltas and (self._open is None or self._open.kind == "message"):
+        silent = all(isinstance(delta, TextDelta) and not delta.text for delta in deltas)
+        if silent and (self._open is None or self._open.kind == "message"):
             self._unsaid += entries  # half a character: its scores go with what completes it
         for delta in deltas:
             if isinstance(delta, TextDelta | ThinkingDelta):

@@ -29,7 +29,7 @@ from deepseek.api.dialects.fields import (
 )
 from deepseek.api.dialects.structured import ResponseFormat, StructuredOutputs
 from deepseek.core.constraint import Constraint
-from deepseek.core.engine import Request
+from deepseek.core.engine import Request, ThinkingBound
 from deepseek.core.sampling import SamplingParams
 
 
@@ -77,6 +77,7 @@ class SamplingFields(StrictModel):
         adapter: str | None,
         arrived: float,
         show_controls: bool = False,
+        thinking: ThinkingBound | None = None,
     ) -> Request:
         """The engine's request. arrived: on time.perf_counter; a timeout counts from there. show_controls: control tokens
         stand in the text, for a parser to read.
@@ -111,6 +112,7 @@ class SamplingFields(StrictModel):
             request_id,
             prompt_ids,
             sampling,
+            thinking=thinking,
             priority=self.priority or 0,
             deadline=deadline,
             constraint=constraint,

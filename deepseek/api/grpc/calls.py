@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,6 +34,7 @@ from deepseek.api.guard import CALLER
 from deepseek.api.idempotency import REPLAYED, Idempotent
 from deepseek.api.identity.caller import Caller
 from deepseek.api.middleware import ARRIVED
+from deepseek.api.overhead import OVERHEAD
 from deepseek.api.problems import Problem, problem_of
 from deepseek.api.protobuf.codec import Codec
 from deepseek.api.protobuf.contract import SERVICE, ModelsRequest, codec_of
@@ -228,16 +230,25 @@ class _Stream:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            await self._context.send_initial_metadata(_shown(message["headers"]))
+            with _waiting():
+                await self._context.send_initial_metadata(_shown(message["headers"]))
             return
         for values in self._events.feed(message.get("body", b"")):
             if "problem" in values:
                 await self._fail(values["problem"])
-            await self._context.write(self._codec.encode(values))
+            data = self._codec.encode(values)
+            with _waiting():
+                await self._context.write(data)
 
     async def _fail(self, document: Mapping[str, Any]) -> None:
         kind = str(document["type"]).rpartition(":")[2]
         await refuse(self._context, Problem(kind, str(document["detail"])), ENTERED.get().request_id)
+
+
+def _waiting() -> AbstractContextManager[None]:
+    """For the client to take something: that time is not ours."""
+    overhead = OVERHEAD.get()
+    return nullcontext() if overhead is None else overhead.away()
 
 
 _SHOWN = (b"x-seed", REPLAYED[0])

@@ -17,6 +17,7 @@ from deepseek.api.guard import admitted, identified
 from deepseek.api.identity.caller import Caller
 from deepseek.api.metrics import NO_TIER
 from deepseek.api.middleware import request_id_of
+from deepseek.api.overhead import OVERHEAD, Overhead
 from deepseek.api.problems import Problem, retry_after
 from deepseek.api.scopes import Scope
 from deepseek.api.state import ServerState
@@ -73,6 +74,8 @@ class Entrance(grpc.aio.ServerInterceptor):
 
         async def behaviour(messages: Any, context: Context) -> Any:
             request_id, status, tier, entered = request_id_of(metadata), CANCELLED, NO_TIER, False
+            overhead = Overhead(arrived)
+            token = OVERHEAD.set(overhead)
             try:
                 if needed is None or inner is None:
                     raise Problem("forbidden", "This method declares no scope, so nobody may call it.")
@@ -84,7 +87,9 @@ class Entrance(grpc.aio.ServerInterceptor):
                 self._free, entered = self._free - 1, True
                 headers = await admitted(self._state, caller, needed)
                 ENTERED.set(Entered(caller, arrived, request_id, metadata, headers))
-                answer = await inner(await self._message(context), context)
+                with overhead.away():
+                    message = await self._message(context)
+                answer = await inner(message, context)
                 status = "OK"
                 return answer
             except grpc.aio.AbortError:
@@ -97,7 +102,10 @@ class Entrance(grpc.aio.ServerInterceptor):
                     status = context.code().name
             finally:
                 self._free += entered
+                OVERHEAD.reset(token)
                 self._state.metrics.answered(method, status, tier)
+                if overhead.generated:
+                    self._state.metrics.overhead.observe(overhead.seconds())
 
         make = (
             grpc.stream_stream_rpc_method_handler

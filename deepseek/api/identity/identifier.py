@@ -90,6 +90,12 @@ class LoopbackIdentifier:
             await self._watch.require_none()
         return LOCAL_CALLER
 
+    def recall(self, written: WrittenCaller) -> Caller | None:
+        """The local tenant again, as long as no key is known of; nobody else, for nobody else was ever here."""
+        if written.tenant != LOCAL_CALLER.tenant or written.key_id is not None:
+            return None
+        return None if self._watch is not None and self._watch.keyed else LOCAL_CALLER
+
 
 def _require_no_stranger(headers: Headers) -> None:
     """Raise Problem 403 for what a page of another site can have a browser send. Other clients send none of it."""

@@ -34,6 +34,11 @@ class KeyWatch:
         self._look_at = clock()
         self._one_at_a_time = asyncio.Lock()
 
+    @property
+    def keyed(self) -> bool:
+        """Whether there were keys when it last looked."""
+        return self._keyed
+
     async def require_none(self) -> None:
         """Raise Problem 503 once a key was made, for good, and as long as nobody can tell whether one was."""
         if not self._keyed and self._clock() >= self._look_at:

@@ -31,6 +31,7 @@ from deepseek.api.kept.batches import Batch, BatchError, BatchStatus
 from deepseek.api.kept.callers import recall
 from deepseek.api.kept.files import KeptFile
 from deepseek.api.kept.lines import Line, Results, check, read_lines, result_line, unanswered_line
+from deepseek.api.metering.once import Piece, current_piece
 from deepseek.api.passage import CHARGE, Charge, only_set_aside
 from deepseek.core.errors import StoreError
 
@@ -61,7 +62,7 @@ Unanswered = tuple[str, str]
 """A code and a message."""
 TRIES: dict[Hindrance, float] = {"none": 1, "engine": 5, "charged": 8, "set aside": 20, "busy": math.inf}
 """How often a line is asked before its error is the answer. engine: it could not serve the line, and that may be the
-line's fault. charged: of several prompts some were served, and paid for, each time. set aside: the budget is only kept for
+line's fault. charged: of several prompts some were served each time, and are paid for once. set aside: the budget is only kept for
 what runs. busy: nothing was charged, and the batch's window bounds the wait."""
 LAST = 2**20
 """Added to the priority of every line: behind whoever waits for an answer."""
@@ -260,6 +261,8 @@ class BatchRunner:
                 verdict = await self._state.limiter.take(caller)
                 if verdict.allowed:
                     CHARGE.set(charge)
+                    # Until its answer is in the results, a line may be asked again, after a crash of the server too.
+                    current_piece.set(Piece(f"{batch.tenant} {batch.id} {line.custom_id}"))
                     answer = await ask_inside(self._app, caller, endpoint, batch.endpoint, line.body)
             # What waits takes no place of those that can be asked.
             if answer is None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from deepseek.api.metering.claim import Claim, claimed, mark_settled
+from deepseek.api.metering.claim import Claim, claimed, mark_lost, mark_settled, owe
 from deepseek.api.metering.counters import Row, Terms, release_lease, settle_lease, usage_row
 from deepseek.api.metering.lease import TokenLease
 from deepseek.api.metering.patience import write_patiently
 from deepseek.api.metering.prices import Price
-from deepseek.core.engine import Event, FinishReason, Lease, Ready, Tokens, Usage
+from deepseek.core.engine import Event, Finish, FinishReason, Lease, Ready, Tokens, Usage
 
 if TYPE_CHECKING:
     from deepseek.api.metering.budget_meter import BudgetMeter
@@ -30,8 +30,10 @@ class BilledAccount:
     """Implements `deepseek.api.metering.meter.Account`. terms, lease: where a budget bounds it."""
 
     __slots__ = (
+        "_cached",
         "_claim",
         "_delivered",
+        "_ended",
         "_lease",
         "_meter",
         "_price",
@@ -50,7 +52,8 @@ class BilledAccount:
         self._claim = claimed()
         self._since = time.monotonic()
         self._started = False
-        self._delivered = 0
+        self._delivered = self._cached = 0
+        self._ended: Usage | None = None
         self._settling: asyncio.Future[None] | None = None
 
     @property
@@ -58,11 +61,17 @@ class BilledAccount:
         """None, too, where nothing is generated."""
         return None if self._terms is None or self._terms.most == 0 else self._lease
 
+    @property
+    def limit(self) -> str | None:
+        return None if self._lease is None else self._lease.limit
+
     def note(self, event: Event) -> None:
         if isinstance(event, Tokens):
             self._delivered += len(event.token_ids)
         elif isinstance(event, Ready):
-            self._started = True
+            self._started, self._cached = True, event.cached_tokens
+        elif isinstance(event, Finish):
+            self._ended = event.usage
 
     async def settle(self, usage: Usage, reasons: tuple[FinishReason, ...]) -> None:
         """A request that never began (its deadline came first) is written down as having used nothing."""
@@ -74,19 +83,28 @@ class BilledAccount:
 
     async def close(self) -> None:
         if self._settling is None:
-            generated = max(self._delivered, 0 if self._lease is None else self._lease.used)
-            if self._started or generated:
-                self._settling = self._settle(Usage(self._row["prompt_tokens"], generated), ("cancelled",))
+            used = self._used()
+            if self._started or used.completion_tokens:
+                self._settling = self._settle(used, ("cancelled",))
             elif self._terms is not None:
                 self._meter.write_behind(partial(release_lease, lease_id=self._terms.id))
         if self._settling is not None and not self._settling.done():
             await asyncio.wait((self._settling,))
 
+    def _used(self) -> Usage:
+        """Of a request that was cut short: what the engine counted, or the most that is known to have been generated."""
+        if self._ended is not None:
+            return self._ended
+        generated = max(self._delivered, 0 if self._lease is None else self._lease.used)
+        return Usage(self._row["prompt_tokens"], generated, self._cached)
+
     def _settle(self, usage: Usage, reasons: tuple[FinishReason, ...]) -> asyncio.Future[None]:
         claim = self._claim if usage.total_tokens else None
         if self._claim is not None and not FAILURES.isdisjoint(reasons):
             self._claim.failed = True
-        row = usage_row(self._row, usage, self._price, ",".join(reasons), time.monotonic() - self._since)
+        # What was cut short is asked again, and that is charged for itself.
+        once = self._row["once"] if usage.total_tokens and FAILURES.isdisjoint(reasons) else None
+        row = usage_row(self._row, usage, self._price, ",".join(reasons), time.monotonic() - self._since, once)
         if self._terms is None:
             return self._meter.ledger.append(row, claim)
         return self._meter.keep(self._settle_lease(self._terms, row, claim))
@@ -97,10 +115,18 @@ class BilledAccount:
             await write_patiently(self._meter.writer, work)
         except BaseException as error:
             log.error("%s: its usage could not be written and is tried again: %s", row["request_id"], error)
-            self._meter.write_later(work)
+            owe(claim)
+            self._meter.write_later(partial(_settle_late, lease_id=terms.id, row=row, claim=claim))
             raise
 
 
 def _settle_and_mark(connection: sa.Connection, lease_id: str, row: Row, claim: Claim | None) -> None:
     if settle_lease(connection, lease_id, row) and claim is not None:
         mark_settled(connection, claim)
+
+
+def _settle_late(connection: sa.Connection, lease_id: str, row: Row, claim: Claim | None) -> None:
+    """What may have been settled already, by a commit that nobody heard the end of."""
+    settle_lease(connection, lease_id, row)
+    if claim is not None:
+        mark_lost(connection, claim)

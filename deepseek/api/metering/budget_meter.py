@@ -41,6 +41,8 @@ from deepseek.api.metering.counters import (
 from deepseek.api.metering.exhausted import exhausted
 from deepseek.api.metering.lease import TokenLease
 from deepseek.api.metering.ledger import Ledger
+from deepseek.api.metering.meter import Account, FreeAccount
+from deepseek.api.metering.once import is_charged, once_of
 from deepseek.api.metering.patience import Work, write_patiently
 from deepseek.api.metering.prices import FREE, PriceList
 from deepseek.api.metering.servers import HEARTBEAT_S, Presence
@@ -121,9 +123,11 @@ class BudgetMeter:
         except StoreError as error:
             log.error("the meter could not write its last: %s", error)
 
-    async def open(self, caller: Caller, request: Request, model: str, route: str) -> BilledAccount:
+    async def open(self, caller: Caller, request: Request, model: str, route: str) -> Account:
         """Raises Problem "budget-exhausted" or "unpriced-model", and StoreError."""
-        now = self.clock()
+        now, once = self.clock(), once_of(request)
+        if once is not None and await write_patiently(self.writer, partial(is_charged, once=once)):
+            return FreeAccount()
         row: Row = {
             "request_id": request.id,
             "opened": now,
@@ -133,6 +137,7 @@ class BudgetMeter:
             "model": model,
             "route": route,
             "prompt_tokens": len(request.prompt_ids),
+            "once": once,
         }
         price = self._prices.of(model)
         budgets = self._budgets.of(caller, now)

@@ -65,6 +65,11 @@ class Budget:
     tokens: int
     money: int
 
+    @property
+    def kind(self) -> str:
+        """As answers name it that it ended: "tenant/month"."""
+        return f"{self.scope}/{self.period}"
+
     def __str__(self) -> str:
         whose = f"{self.scope} {self.holder if self.scope == 'key' else self.tenant}"
         if self.period == "total":

@@ -20,10 +20,11 @@ class TokenLease:
     """Implements `deepseek.core.engine.Lease`. `ask` is called, from any thread, when more is wanted; it must not block,
     and somebody must call `answer` in the end, once for each time."""
 
-    __slots__ = ("_ask", "_asking", "_final", "_granted", "_lock", "_low", "_watchers", "used")
+    __slots__ = ("_ask", "_asking", "_final", "_granted", "_lock", "_low", "_watchers", "limit", "used")
 
     def __init__(self, grant: Grant, slice_tokens: int, ask: Callable[[], None]) -> None:
         self._granted, self._final = grant.granted, grant.final
+        self.limit = grant.limit
         self._low = slice_tokens // 2
         self._ask = ask
         self._asking = False
@@ -59,6 +60,7 @@ class TokenLease:
             self._asking = False
             if self._final:
                 return
+            self.limit = grant.limit
             self._granted = max(self._granted, grant.granted)
             self._final = grant.final
             watchers = tuple(self._watchers)

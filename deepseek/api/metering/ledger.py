@@ -12,7 +12,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from deepseek.api.metering.claim import Claim, mark_settled
+from deepseek.api.metering.claim import Claim, mark_lost, mark_settled, owe
 from deepseek.api.metering.counters import Row, record
 from deepseek.api.metering.patience import Work
 from deepseek.api.metering.tables import usage
@@ -27,7 +27,7 @@ class _Batch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.rows: list[Row] = []
-        self.claims: list[Claim] = []
+        self.claims: list[Claim | None] = []  # of the row in the same place
         self.written: asyncio.Future[None] = loop.create_future()
         self.late: asyncio.TimerHandle | None = None
 
@@ -52,8 +52,7 @@ class Ledger:
             if batch is None:
                 batch = self._gathering = _Batch(loop)
             batch.rows.append(row)
-            if claim is not None:
-                batch.claims.append(claim)
+            batch.claims.append(claim)
         if new:
             self._submit(loop, batch)
         return batch.written
@@ -84,8 +83,9 @@ class Ledger:
             batch.written.set_result(None)
             return
         log.error("usage of %d requests could not be written and is tried again: %s", len(batch.rows), error)
-        for row in batch.rows:
-            self._again(partial(record_once, row=row))
+        for row, claim in zip(batch.rows, batch.claims, strict=True):
+            owe(claim)
+            self._again(partial(record_once, row=row, claim=claim))
         batch.written.set_exception(error)
         batch.written.exception()  # whether or not anybody waits, it has been told
 
@@ -95,11 +95,14 @@ class Ledger:
                 self._gathering = None
         record(connection, batch.rows)
         for claim in batch.claims:
-            mark_settled(connection, claim)
+            if claim is not None:
+                mark_settled(connection, claim)
 
 
-def record_once(connection: sa.Connection, row: Row) -> None:
+def record_once(connection: sa.Connection, row: Row, claim: Claim | None = None) -> None:
     """Append what may have been written already: a commit that nobody heard the end of."""
     known = sa.select(usage.c.id).where(usage.c.time == row["time"], usage.c.request_id == row["request_id"])
     if connection.execute(known).first() is None:
         record(connection, [row])
+    if claim is not None:
+        mark_lost(connection, claim)

@@ -17,6 +17,11 @@ class Account(Protocol):
         """What the engine may generate; None where no budget bounds the caller."""
         ...
 
+    @property
+    def limit(self) -> str | None:
+        """The budget that left the lease no more, by scope and period: "tenant/month". None: none did, so far."""
+        ...
+
     def note(self, event: Event) -> None:
         """This came from the engine: what a request that is cut short has used is counted by it."""
         ...
@@ -44,8 +49,11 @@ class Meter(Protocol):
         ...
 
 
-class _Free:
+class FreeAccount:
+    """Of what is not charged, or was before."""
+
     lease: Lease | None = None
+    limit: str | None = None
 
     def note(self, event: Event) -> None:
         return
@@ -67,4 +75,4 @@ class FreeMeter:
         return
 
     async def open(self, caller: Caller, request: Request, model: str, route: str) -> Account:
-        return _Free()
+        return FreeAccount()

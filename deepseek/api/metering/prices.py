@@ -8,7 +8,7 @@ request, so a request that may grow token by token never costs more than what wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated
@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deepseek.core.engine import Usage
+from deepseek.core.errors import ConfigError
 
 NANO = 10**9
 """Parts of one unit of money."""
@@ -70,6 +71,26 @@ class Price:
 
 
 FREE = Price()
+
+
+def require_prices(
+    prices: Mapping[str, PriceConfig], models: Sequence[str], *, for_money: bool, where: str
+) -> list[str]:
+    """Of the names that are served, those that cost nothing because nobody set a price, where others have one.
+
+    for_money: whether budgets in money are configured, under which such a model could only be refused. Raises ConfigError
+    then.
+    """
+    unpriced = [] if ANY_MODEL in prices else [name for name in models if name not in prices]
+    if unpriced and for_money:
+        raise ConfigError(
+            "budgets in money are configured, and this model has no price",
+            where=f"{where}: prices",
+            found=", ".join(prices) or "none",
+            expected=", ".join(unpriced),
+            fix=f'add {unpriced[0]}: {{input: …, output: …}}, zero if it is free, or "{ANY_MODEL}" for all others',
+        )
+    return unpriced if prices else []
 
 
 @dataclass(frozen=True, slots=True)

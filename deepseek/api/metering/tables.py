@@ -32,6 +32,9 @@ usage = sa.Table(
     sa.Column("reasons", sa.Text, nullable=False),
     # From admission to settlement; NULL where the server died.
     sa.Column("seconds", sa.Double),
+    # What work that may be done twice is charged under, once (`deepseek.api.metering.once`).
+    sa.Column("once", sa.String(64)),
+    sa.Index("ix_usage_once", "once", unique=True),
     sa.Index("ix_usage_time", "time"),
     # A new budget sums what its holder has used in its period: out of these alone, while everybody's writes wait.
     sa.Index("ix_usage_tenant_time", "tenant", "time", "prompt_tokens", "completion_tokens", "cost"),
@@ -75,6 +78,8 @@ leases = sa.Table(
     # Id and token of the request's row in idempotency: settling this after a crash must not free that key.
     sa.Column("claim_id", sa.String(64)),
     sa.Column("claim_token", sa.String(32)),
+    # As in usage: what is done again after a crash is not charged for the time before it.
+    sa.Column("once", sa.String(64)),
 )
 
 servers = sa.Table(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from deepseek.api.dialects.chat_dialect import ChatUsage
+from deepseek.api.dialects.chat_dialect import ChatUsage, LimitedBy
 from deepseek.api.dialects.generate import GenerateChoice, Reason, UsageModel
 from deepseek.api.dialects.logprobs import ChatLogprobs, LogprobModel
 from deepseek.api.problems import ProblemModel
@@ -34,6 +34,7 @@ class GenerateFrame(BaseModel):
     finish_reason: Reason | None = None
     usage: UsageModel | None = None
     choices: list[GenerateChoice] | None = None
+    limited_by: str | None = None
     problem: Failure = None
 
 
@@ -63,7 +64,7 @@ class ChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
-    limited_by: Literal["budget", "deadline"] | None = None
+    limited_by: LimitedBy = None
 
 
 class ChatChunk(BaseModel):

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from deepseek.core.errors import ConfigError
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. A test compares it with the files."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")

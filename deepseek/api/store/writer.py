@@ -94,19 +94,29 @@ class Writer:
                 raise StoreError("too many writes wait for the database", found=self._queue.maxsize) from None
 
     def _serve(self) -> None:
+        connection: sa.Connection | None = None
         while (first := self._queue.get()) is not None:
             jobs: list[_Job] = []
             try:
-                with store_errors(), self.database.writing.connect() as connection:
+                with store_errors():
+                    connection = connection or self.database.writing.connect()
                     self._fill(connection, first, jobs)
                     _check_open(connection)
                     connection.commit()
+                if self.database.dialect != "sqlite":
+                    # Taken anew each time, a connection that a server has dropped is noticed before it is used. A file
+                    # drops none, and taking one costs a fifth of a small commit.
+                    _let_go(connection)
+                    connection = None
             except BaseException as error:
+                _let_go(connection)
+                connection = None
                 log.error("a commit of %d failed: %s", len(jobs), error)
                 lost = error if isinstance(error, StoreError) else StoreError("the commit failed", found=error)
                 for job in jobs or [first]:
                     job.result, job.error = None, job.error or lost
             _resolve(jobs or [first])
+        _let_go(connection)
 
     def _fill(self, connection: sa.Connection, first: _Job, jobs: list[_Job]) -> None:
         """Run what waits, until nothing does or the first has waited long enough. Appends what it ran to `jobs`."""
@@ -132,6 +142,15 @@ class Writer:
         if job is None:
             self._queue.put(None)  # the end of the thread's loop: for its next look
         return job
+
+
+def _let_go(connection: sa.Connection | None) -> None:
+    """Back to the pool, what was not committed taken back. One that cannot even do that is gone anyway."""
+    if connection is not None:
+        try:
+            connection.close()
+        except Exception as error:
+            log.error("a connection to the database was lost: %s", error)
 
 
 def _run_alone(connection: sa.Connection, job: _Job) -> None:

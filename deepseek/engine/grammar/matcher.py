@@ -31,8 +31,8 @@ class GrammarError(DeepSeekError):
 class Matcher(Protocol):
     """How far one sequence has come in its grammar. Not to be used by two threads at once."""
 
-    def masks(self, draft: Sequence[int]) -> npt.NDArray[np.int32]:
-        """What may come next, and what after each of the drafted tokens: int32 [len(draft) + 1, W].
+    def masks(self, draft: Sequence[int]) -> npt.NDArray[np.int32] | None:
+        """What may come next, and what after each of the drafted tokens: int32 [len(draft) + 1, W]. None: anything.
 
         W = ceil(vocab_size / 32); bit i % 32 of word i // 32 is set if token i is allowed. The state is the same
         afterwards. Rows behind a token that is not allowed repeat the row that refuses it. Raises GrammarError.

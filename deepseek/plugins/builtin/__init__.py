@@ -1,0 +1,1 @@
+"""Plugins that come with the package: a module each, of the plugin's name, imported when it is configured."""
