@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ from deepseek.engine.llm import LLM
 from deepseek.evaluation.families import Report, Score, evaluate_families
 from deepseek.models.locate import locate
 from deepseek.models.quantize import QuantizationChoice
-from deepseek.training.curriculum import FAMILIES
+from deepseek.training.curriculum import AGENT_FAMILIES, FAMILIES
 
-MAX_ANSWER_TOKENS = 128  # the curriculum's longest answers stay below
+MAX_ANSWER_TOKENS = 256  # the curriculum's longest answers stay below
 BATCH = 32
 PHRASINGS = ("seen", "withheld")
 
@@ -32,35 +33,21 @@ def run(
     seed: int,
     failures: int,
     json_output: bool,
+    agent: bool = False,
     quantization: QuantizationChoice = "none",
     quantization_cache: Path | None = None,
 ) -> None:
     """Answer `draws` held-out questions a family, greedily, and print the table (Markdown) or one JSON object.
 
     The questions are the curriculum's own: they say something about models trained on it, such as the built-in one.
+    agent: through an agent's loop, which calls the tools, instead of turn by turn.
     """
-    screen = Console(stderr=True)
     directory = locate(model)
     options = EngineOptions(max_sequences=BATCH, quantization=quantization, quantization_cache=quantization_cache)
-    llm = LLM(directory, options=options)
-    tokenizer = _fast_tokenizer(str(directory / "tokenizer.json"))
-    greedy = SamplingParams(temperature=0, max_tokens=MAX_ANSWER_TOKENS)
-    chosen = tuple(dict.fromkeys(families)) or FAMILIES
-    with Ticker(screen, draws * len(chosen) * len(PHRASINGS)) as ticker:
-
-        def generate(prompts: list[list[int]]) -> list[list[int]]:
-            return [completion.token_ids for completion in llm.generate(prompts, greedy)]
-
-        report = evaluate_families(
-            generate,
-            tokenizer,
-            chosen,
-            draws,
-            PHRASINGS,
-            seed,
-            kept_failures=failures,
-            on_progress=lambda family, done, _total: ticker.update(done, family),
-        )
+    chosen = tuple(dict.fromkeys(families)) or (*FAMILIES, *AGENT_FAMILIES)
+    ask = _through_an_agent if agent else _turn_by_turn
+    with Ticker(Console(stderr=True), draws * len(chosen) * len(PHRASINGS)) as ticker:
+        report = ask(directory, options, chosen, draws, seed, failures, ticker)
     totals = [report.single_call(phrasings) for phrasings in PHRASINGS]
     if json_output:
         print(json.dumps(report.to_json() | {"single_call": [_as_json(score) for score in totals]}, ensure_ascii=False))
@@ -75,6 +62,66 @@ def run(
                 f"(95 % interval {low:.1%} – {high:.1%})"
             )
     _print_failures(report)
+
+
+def _turn_by_turn(
+    directory: Path,
+    options: EngineOptions,
+    families: Sequence[str],
+    draws: int,
+    seed: int,
+    failures: int,
+    ticker: Ticker,
+) -> Report:
+    llm = LLM(directory, options=options)
+    tokenizer = _fast_tokenizer(str(directory / "tokenizer.json"))
+    greedy = SamplingParams(temperature=0, max_tokens=MAX_ANSWER_TOKENS)
+
+    def generate(prompts: list[list[int]]) -> list[list[int]]:
+        return [completion.token_ids for completion in llm.generate(prompts, greedy)]
+
+    return evaluate_families(
+        generate,
+        tokenizer,
+        families,
+        draws,
+        PHRASINGS,
+        seed,
+        kept_failures=failures,
+        on_progress=lambda family, done, _total: ticker.update(done, family),
+    )
+
+
+def _through_an_agent(
+    directory: Path,
+    options: EngineOptions,
+    families: Sequence[str],
+    draws: int,
+    seed: int,
+    failures: int,
+    ticker: Ticker,
+) -> Report:
+    from deepseek.agent.exam import examine
+    from deepseek.chat.local import LocalModel
+
+    model = LocalModel.load(directory, options)
+
+    async def ask() -> Report:
+        try:
+            return await examine(
+                model,
+                families,
+                draws,
+                PHRASINGS,
+                seed,
+                failures,
+                at_once=BATCH,
+                on_progress=lambda family, done: ticker.update(done, family),
+            )
+        finally:
+            await model.close()
+
+    return asyncio.run(ask())
 
 
 def _as_json(score: Score) -> dict[str, object]:

@@ -29,7 +29,8 @@ def run(
     tokenizer_file = locate(recipe.data.tokenizer) / "tokenizer.json"
     if not tokenizer_file.exists():
         raise ConfigError("no such tokenizer", where=f"{recipe_file}: data.tokenizer", found=tokenizer_file)
-    trainer = Trainer(recipe, CurriculumSource(tokenizer_file, recipe.data.seed, recipe.data.max_length), fresh=fresh)
+    data = recipe.data
+    trainer = Trainer(recipe, CurriculumSource(tokenizer_file, data.seed, data.max_length, data.course), fresh=fresh)
     first, total = trainer.progress.step, recipe.total_steps
     last = total if steps is None else min(total, first + steps)
     print_line(screen, describe(trainer))

@@ -2,7 +2,8 @@
 
 A single call is right when it is the only thing generated, names the right tool and its arguments are JSON equal to
 the expected ones. A reading or plain answer is right when it makes no call and contains the fact; a number counts only
-whole.
+whole. A trajectory is right when each of its messages is: all calls of a message, in order, and the answer at the end.
+Each is asked after the right ones before it, which makes no difference: one wrong message is a wrong trajectory.
 Every share carries its 95 % Wilson interval (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1).
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from deepseek.core.errors import ConfigError
-from deepseek.training.curriculum import FAMILIES, Sample, encode_segments, eval_draws
+from deepseek.training.curriculum import FAMILIES, Sample, Turn, encode_segments, eval_draws
 from deepseek.training.curriculum.mix import CALL_FAMILIES
 from deepseek.training.curriculum.sample import (
     CALL_BEGIN,
@@ -127,7 +128,8 @@ def evaluate_families(
     for family in families:
         for kind in phrasings:
             samples = eval_draws(family, None, draws, withheld_phrasings=kind == "withheld", seed=seed)
-            prompts = [encode_segments(sample.prompt(), tokenizer)[0] for sample in samples]
+            turns = [(index, turn) for index, sample in enumerate(samples) for turn in sample.turns()]
+            prompts = [encode_segments(turn.prompt, tokenizer)[0] for _, turn in turns]
             answers = generate(prompts)
             if len(answers) != len(prompts):
                 raise ConfigError(
@@ -136,12 +138,16 @@ def evaluate_families(
                     found=f"{len(answers)} answers",
                     expected=f"{len(prompts)}",
                 )
-            right = [is_right(sample, answer, tokenizer) for sample, answer in zip(samples, answers, strict=True)]
+            wrong: dict[int, tuple[Turn, Sequence[int]]] = {}  # of each sample its first wrong turn
+            for (index, turn), answer in zip(turns, answers, strict=True):
+                if not is_right_turn(turn, answer, tokenizer):
+                    wrong.setdefault(index, (turn, answer))
+            right = [index not in wrong for index in range(len(samples))]
             for language in ("both", "en", "zh"):
                 counted = [r for r, s in zip(right, samples, strict=True) if language in ("both", s.language)]
                 scores.append(Score(family, language, kind, sum(counted), len(counted)))
-            wrong = [(s, a) for s, a, r in zip(samples, answers, right, strict=True) if not r]
-            failures += [_failure(sample, answer, tokenizer) for sample, answer in wrong[:kept_failures]]
+            shown = list(wrong.items())[:kept_failures]
+            failures += [_failure(samples[index], turn, answer, tokenizer) for index, (turn, answer) in shown]
             done += draws
             if on_progress is not None:
                 on_progress(family, done, total)
@@ -149,35 +155,57 @@ def evaluate_families(
 
 
 def is_right(sample: Sample, answer: Sequence[int], tokenizer: Tokenizer) -> bool:
-    """Whether generated ids `answer` are what `sample` expects."""
-    expected = sample.expected
-    if expected.is_call:
-        call = parse_single_call(answer, tokenizer)
-        return call is not None and call[0] == expected.name and _same_json(call[1], dict(expected.arguments))
+    """Whether generated ids `answer` are what `sample` expects next."""
+    return is_right_turn(sample.turns()[0], answer, tokenizer)
+
+
+def is_right_turn(turn: Turn, answer: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Whether generated ids `answer` are exactly the calls of `turn`, in order, or a text with its fact and no call."""
+    if turn.calls:
+        calls = parse_calls(answer, tokenizer)
+        return len(calls) == len(turn.calls) and all(
+            name == wanted and _same_json(arguments, dict(expected))
+            for (name, arguments), (wanted, expected) in zip(calls, turn.calls, strict=True)
+        )
     if {literal_id(tokenizer, CALLS_BEGIN), literal_id(tokenizer, CALL_BEGIN)} & set(answer):
         return False
-    return contains(_text(answer, tokenizer), expected.fact)
+    return contains(_text(answer, tokenizer), turn.fact)
 
 
 def parse_single_call(answer: Sequence[int], tokenizer: Tokenizer) -> tuple[str, dict[str, Any]] | None:
     """Name and arguments if `answer` is one well-formed call and nothing else, otherwise None."""
+    calls = parse_calls(answer, tokenizer)
+    return calls[0] if len(calls) == 1 else None
+
+
+def parse_calls(answer: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, dict[str, Any]]]:
+    """Names and arguments if `answer` is well-formed calls and nothing else, otherwise none."""
     begin, call, separator, end, ends, eos = (
         literal_id(tokenizer, text) for text in (CALLS_BEGIN, CALL_BEGIN, TOOL_SEP, CALL_END, CALLS_END, EOS)
     )
     ids = list(answer)
     if ids and ids[-1] == eos:
         ids.pop()
-    body = ids[2:-2]
-    if ids[:2] != [begin, call] or ids[-2:] != [end, ends] or body.count(separator) != 1:
-        return None
-    if {begin, call, end, ends, eos} & set(body):
-        return None
-    cut = body.index(separator)
-    try:
-        arguments = json.loads(_text(body[cut + 1 :], tokenizer))
-    except ValueError:
-        return None
-    return (_text(body[:cut], tokenizer), arguments) if isinstance(arguments, dict) else None
+    if len(ids) < 2 or ids[0] != begin or ids[-1] != ends:
+        return []
+    calls: list[tuple[str, dict[str, Any]]] = []
+    rest = ids[1:-1]
+    while rest:
+        if rest[0] != call or end not in rest:
+            return []
+        cut = rest.index(end)
+        body, rest = rest[1:cut], rest[cut + 1 :]
+        if body.count(separator) != 1 or {begin, call, ends, eos} & set(body):
+            return []
+        place = body.index(separator)
+        try:
+            arguments = json.loads(_text(body[place + 1 :], tokenizer))
+        except ValueError:
+            return []
+        if not isinstance(arguments, dict):
+            return []
+        calls.append((_text(body[:place], tokenizer), arguments))
+    return calls
 
 
 def contains(text: str, fact: str) -> bool:
@@ -197,9 +225,8 @@ def wilson(correct: int, total: int, z: float = 1.959963984540054) -> tuple[floa
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _failure(sample: Sample, answer: Sequence[int], tokenizer: Tokenizer) -> Failure:
-    expected = sample.expected
-    wanted = f"{expected.name}{dump_arguments(expected.arguments)}" if expected.is_call else expected.fact
+def _failure(sample: Sample, turn: Turn, answer: Sequence[int], tokenizer: Tokenizer) -> Failure:
+    wanted = " ".join(f"{name}{dump_arguments(arguments)}" for name, arguments in turn.calls) or turn.fact
     return Failure(sample.family, sample.language, sample.user_text, wanted, _text(answer, tokenizer))
 
 

@@ -21,12 +21,13 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Where samples come from.
 
-    seed: which endless sequence of samples. tokenizer: "builtin", or a directory with `tokenizer.json`.
-    max_length: tokens; longer samples are drawn anew. assistant_only_from: the share of the run after which only the
-    assistant's tokens count in the loss.
+    course: "basics" from nothing to single calls, or "agent" for a model that has the basics. seed: which endless
+    sequence of samples. tokenizer: "builtin", or a directory with `tokenizer.json`. max_length: tokens; longer samples
+    are drawn anew. assistant_only_from: the share of the run after which only the assistant's tokens count in the loss.
     """
 
     source: Literal["curriculum"] = "curriculum"
+    course: Literal["basics", "agent"] = "basics"
     seed: int = Field(0, ge=0)
     tokenizer: str = "builtin"
     max_length: int = Field(512, ge=8)
@@ -59,7 +60,8 @@ class OptimizerSection(_Section):
 class Recipe(_Section):
     """One run, kept in the directory `output`/`name`.
 
-    model: the fields of a Hugging Face `config.json`. tokens: how many to train on in all. tokens_per_step: the most a
+    model: the fields of a Hugging Face `config.json`. init_from: a model to go on from ("builtin", a directory or a hub
+    id), instead of random weights; it must be of the same shape. tokens: how many to train on in all. tokens_per_step: the most a
     step holds; samples are taken whole, so it holds a little less. mtp_weight: of the multi-token-prediction loss in the
     first two thirds of the run, mtp_weight_final in the last (V3 technical report, section 4.2). compute_dtype "auto"
     multiplies in bfloat16 where the processor does so natively, else in float32. keep_checkpoints: how many of the
@@ -70,6 +72,7 @@ class Recipe(_Section):
     output: str = Field("runs", min_length=1)
     seed: int = Field(0, ge=0)
     model: dict[str, Any]
+    init_from: str | None = Field(None, min_length=1)
     init_std: float = Field(0.02, gt=0)
     tokens: int = Field(gt=0)
     tokens_per_step: int = Field(4096, gt=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from deepseek.core.errors import ConfigError, TokenizerError
+from deepseek.training.curriculum.course import course_sample_at
 from deepseek.training.curriculum.mix import sample_at
 from deepseek.training.curriculum.sample import encode
 
@@ -14,14 +15,18 @@ _ATTEMPT_STRIDE = 1 << 40  # a sample that is too long is replaced by the one th
 
 
 class CurriculumSource:
-    """Samples of `deepseek.training.curriculum`, addressed by index; none is longer than `max_length` tokens."""
+    """Samples of `deepseek.training.curriculum`, addressed by index; none is longer than `max_length` tokens.
 
-    def __init__(self, tokenizer_file: Path, seed: int, max_length: int) -> None:
+    course: "basics" or "agent".
+    """
+
+    def __init__(self, tokenizer_file: Path, seed: int, max_length: int, course: str = "basics") -> None:
         try:
             self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
         except Exception as error:
             raise TokenizerError("cannot be read", where=tokenizer_file, found=error) from None
         self.seed, self.max_length = seed, max_length
+        self._sample_at = course_sample_at if course == "agent" else sample_at
 
     @property
     def vocab_size(self) -> int:
@@ -29,7 +34,7 @@ class CurriculumSource:
 
     def sample(self, index: int, share: float) -> tuple[list[int], list[bool]]:
         for attempt in range(16):
-            sample = sample_at(self.seed, index + attempt * _ATTEMPT_STRIDE, share)
+            sample = self._sample_at(self.seed, index + attempt * _ATTEMPT_STRIDE, share)
             ids, by_assistant = encode(sample, self.tokenizer)
             if len(ids) <= self.max_length:
                 return ids, by_assistant

@@ -21,7 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from deepseek.core.errors import ConfigError, DeepSeekError
+from deepseek.models.checkpoint import load_model
+from deepseek.models.config import ModelConfig
 from deepseek.models.experts import Router
+from deepseek.models.locate import locate
 from deepseek.models.transformer import Model
 from deepseek.training.data import SampleSource, pack_batch
 from deepseek.training.losses import Batch, language_loss, target_counts
@@ -31,6 +34,7 @@ from deepseek.training.state import Progress, Report, hold, list_states, load_st
 
 Gradients = list[Tensor | None]
 
+_STORED_AS = ("torch_dtype", "quantization_config")  # how a model is kept, not what it is
 _MTP_WEIGHT_DROPS_AT = 2 / 3  # of the run (V3 technical report, section 4.2)
 
 
@@ -60,7 +64,7 @@ class Trainer:
             raise ConfigError(
                 "the run exists already", where=self.run, fix="resume it, or give the recipe another name"
             )
-        self.model = Model(self.config).initialize(recipe.seed, recipe.init_std)
+        self.model = begin(recipe, self.config, resumes=bool(states))
         self.model.set_compute_dtype(resolve_compute_dtype(recipe.compute_dtype))
         self.optimizer = build_adamw(self.model, recipe.optimizer)
         self.progress, self.history = Progress(), list[Report]()
@@ -189,6 +193,29 @@ class Trainer:
         if draft is not None:
             losses["draft_loss"] = float(draft.detach())
         return losses, [None if gradient is None else gradient.contiguous() for gradient in raw]
+
+
+def begin(recipe: Recipe, config: ModelConfig, *, resumes: bool) -> Model:
+    """The model a run begins with: `recipe.init_from`'s weights in float32, or random ones.
+
+    resumes: its weights come from a checkpoint of the run anyway. Raises ConfigError, CheckpointError.
+    """
+    model = Model(config).initialize(recipe.seed, recipe.init_std)
+    if recipe.init_from is None or resumes:
+        return model
+    earlier = load_model(locate(recipe.init_from), packed=False)
+    now, before = config.to_hf(), earlier.config.to_hf()
+    odd = next((name for name in now if name not in _STORED_AS and now[name] != before.get(name)), None)
+    if odd is not None:
+        raise ConfigError(
+            "is not of the recipe's shape",
+            where="recipe: init_from",
+            found=f"{recipe.init_from} with {odd} {before.get(odd)}",
+            expected=f"{odd} {now[odd]}",
+            fix="give the recipe that model's fields",
+        )
+    model.load_state_dict(earlier.state_dict())
+    return model
 
 
 def resolve_compute_dtype(name: str) -> torch.dtype | None:

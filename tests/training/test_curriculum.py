@@ -233,7 +233,7 @@ def test_the_calculators_results_are_true(family: str, language: Any) -> None:
 )  # fmt: skip
 def test_conversions_agree_with_the_tables(value: str, source: str, target: str, result: str) -> None:
     dimension = next(name for name, table in units.UNITS.items() if source in table)
-    assert arithmetic.plain(units._convert(dimension, Decimal(value), source, target)) == result
+    assert arithmetic.plain(units.converted(dimension, Decimal(value), source, target)) == result
 
 
 def test_dates_are_passed_in_iso_form_and_the_answers_are_true() -> None:

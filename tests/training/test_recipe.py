@@ -31,6 +31,13 @@ def test_the_recipe_of_the_built_in_model_is_read() -> None:
     assert recipe.model_config_of().num_nextn_predict_layers == 1
 
 
+def test_the_recipe_that_goes_on_with_the_built_in_model_has_its_shape() -> None:
+    recipe, first = (Recipe.from_file(file) for file in (TINY.with_name("tiny-agent.yaml"), TINY))
+    assert recipe.init_from == "builtin" and recipe.data.course == "agent"
+    assert recipe.model == first.model
+    assert recipe.tokens >= 60_000_000 and recipe.optimizer.lr < first.optimizer.lr / 2
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

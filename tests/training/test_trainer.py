@@ -18,6 +18,7 @@ import deepseek.training.trainer as trainer_module
 from deepseek.core.errors import ConfigError, DeepSeekError
 from deepseek.models.experts import Router
 from deepseek.models.transformer import Model
+from deepseek.training.export import export_run
 from deepseek.training.losses import language_loss
 from deepseek.training.recipe import OptimizerSection
 from deepseek.training.state import Report, list_states
@@ -295,6 +296,36 @@ def test_bfloat16_on_a_processor_without_it_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(trainer_module.torch.cpu, "_is_amx_tile_supported", lambda: False)
     with pytest.raises(ConfigError, match="compute_dtype: this processor has no native bfloat16"):
         Trainer(micro.recipe(tmp_path, compute_dtype="bfloat16"), Counting())
+
+
+def test_a_run_goes_on_from_another_models_weights(tmp_path: Path) -> None:
+    earlier, _ = train(tmp_path / "earlier", 20)
+    export_run(micro.recipe(tmp_path / "earlier"), tmp_path / "model", fp8=False)
+    trainer = Trainer(micro.recipe(tmp_path / "later", init_from=str(tmp_path / "model")), Counting())
+    for name, tensor in earlier.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], tensor), name
+    assert trainer.progress.step == 0 and not trainer.optimizer.state
+    reports: list[Report] = []
+    trainer.train(reports.append, 1)
+    assert reports[0]["loss"] < 0.8 * math.log(32)
+
+
+def test_a_resumed_run_does_not_begin_again_from_the_other_model(tmp_path: Path) -> None:
+    train(tmp_path / "earlier", 1)
+    export_run(micro.recipe(tmp_path / "earlier"), tmp_path / "model", fp8=False)
+    first, _ = train(tmp_path / "later", 3, init_from=str(tmp_path / "model"))
+    again = Trainer(micro.recipe(tmp_path / "later", init_from=str(tmp_path / "model")), Counting())
+    assert again.progress.step == 3
+    for own, other in zip(again.model.state_dict().values(), first.model.state_dict().values(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_a_model_of_another_shape_is_no_place_to_begin(tmp_path: Path) -> None:
+    train(tmp_path / "earlier", 1)
+    export_run(micro.recipe(tmp_path / "earlier"), tmp_path / "model", fp8=False)
+    changed = micro.recipe(tmp_path / "later", init_from=str(tmp_path / "model"), model={"num_hidden_layers": 3})
+    with pytest.raises(ConfigError, match=r"init_from.*num_hidden_layers 2.*num_hidden_layers 3"):
+        Trainer(changed, Counting())
 
 
 def test_training_gives_the_threads_back(tmp_path: Path) -> None:

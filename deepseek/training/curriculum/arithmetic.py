@@ -65,7 +65,7 @@ ZH_BY_SIGN = {
     ),
     "**": ("{a}的{b}次方是多少？", "{a}的{b}次方", "求{a}的{b}次幂", "计算{a}的{b}次方", "{a}的{b}次方等于几？", "请算{a}的{b}次幂"),
 }  # fmt: skip
-_WORDS = {
+SPOKEN = {
     "en": {"+": " plus ", "-": " minus ", "*": " times ", "/": " divided by ", "**": " to the power of "},
     "zh": {"+": "加", "-": "减", "*": "乘以", "/": "除以"},
 }
@@ -84,11 +84,11 @@ def ask(rng: Random, language: Language, withheld: bool) -> Ask:
         if shape < 0.8:
             sign, a, b = _operands(rng)
             expression, value = f"{a} {sign} {b}", apply(sign, Decimal(a), Decimal(b))
-            spoken = _WORDS[language].get(sign) if rng.random() < 0.4 else None
-            written = f"{a}{spoken}{b}" if spoken else _in_signs(rng, expression)
+            spoken = SPOKEN[language].get(sign) if rng.random() < 0.4 else None
+            written = f"{a}{spoken}{b}" if spoken else in_signs(rng, expression)
         else:
-            expression, value = _three(rng)
-            written = _in_signs(rng, expression)
+            expression, value = three(rng)
+            written = in_signs(rng, expression)
         any_sign = EN_ANY if language == "en" else ZH_ANY
         text, phrasing = compose(rng, language, "arithmetic/any", any_sign, withheld, e=written)
     result = plain(value, rng.choice((2, 4, 4, 10)))
@@ -102,7 +102,7 @@ def _operands(rng: Random) -> tuple[str, str, str]:
     return sign, words.number(rng), words.number(rng)
 
 
-def _three(rng: Random) -> tuple[str, Decimal]:
+def three(rng: Random) -> tuple[str, Decimal]:
     """A three-operand expression and its value; one that divides by zero is drawn again."""
     a, b, c = (words.number(rng, 4, 0.1) for _ in range(3))
     first, second = rng.choice("+-*/"), rng.choice("+-*/")
@@ -113,14 +113,14 @@ def _three(rng: Random) -> tuple[str, Decimal]:
     right = apply(second, y, z)
     if drawn < 0.5:
         if first == "/" and not right:
-            return _three(rng)
+            return three(rng)
         return f"{a} {first} ({b} {second} {c})", apply(first, x, right)
     binds_right = second in "*/" and first in "+-"
     value = apply(first, x, right) if binds_right else apply(second, apply(first, x, y), z)
     return f"{a} {first} {b} {second} {c}", value
 
 
-def _in_signs(rng: Random, expression: str) -> str:
+def in_signs(rng: Random, expression: str) -> str:
     """As people type it: with or without spaces, ``×`` or ``x`` for ``*``, ``÷`` for ``/``, ``^`` for ``**``."""
     times, over, power = rng.choice(("*", "*", "×", "x")), rng.choice(("/", "/", "÷")), rng.choice(("**", "^"))
     written = " ".join({"*": times, "/": over, "**": power}.get(part, part) for part in expression.split(" "))

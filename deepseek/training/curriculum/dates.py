@@ -83,7 +83,7 @@ ZH_TODAY = {
     "diff": ("离{e}还有多少天？", "今天到{e}有几天", "距离{e}还有几天？", "还有多少天到{e}", "从今天到{e}一共几天？", "今天离{e}多少天？", "我{e}出发，还剩几天？", "数一下今天到{e}的天数"),
     "weekday": ("今天是星期几？", "今天周几", "今天是礼拜几？", "请问今天星期几", "告诉我今天是周几", "今天是不是周末？是星期几？", "查一下今天是星期几", "你知道今天是周几吗？"),
 }  # fmt: skip
-_MONTHS = (
+MONTHS = (
     "January",
     "February",
     "March",
@@ -97,7 +97,7 @@ _MONTHS = (
     "November",
     "December",
 )
-_WEEKDAYS = {
+WEEKDAYS = {
     "en": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
     "zh": ("星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"),
 }
@@ -128,7 +128,7 @@ def ask(rng: Random, language: Language, withheld: bool) -> Ask:
         answer = f"There are {days} days between them." if english else f"两个日期相差{days}天。"
         return Ask(text, phrasing, "date_diff", {"date": passed, "end": later.isoformat()}, days, answer, days)
     if form == "weekday":
-        weekday = _WEEKDAYS[language][day.weekday()]
+        weekday = WEEKDAYS[language][day.weekday()]
         answer = f"It is a {weekday}." if english else f"那天是{weekday}。"
         return Ask(text, phrasing, "date_weekday", {"date": passed}, weekday, answer, weekday)
     offset = count if form == "after" else -count
@@ -148,7 +148,7 @@ def _written(rng: Random, language: Language, day: date) -> str:
                 f"{day.year}/{day.month}/{day.day}",
             )
         )
-    month = _MONTHS[day.month - 1]
+    month = MONTHS[day.month - 1]
     return rng.choice(
         (f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}", f"{month[:3]} {day.day}, {day.year}")
     )

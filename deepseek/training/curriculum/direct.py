@@ -31,6 +31,14 @@ def draw(
     rng: Random, language: Language, withheld: bool, tools: int
 ) -> tuple[str, str, list[Tool], str, dict[str, Any]]:
     """The user's words, the phrasing, `tools` invented tools, and which one is called with which arguments."""
+    made, name, arguments, listed = invent(rng, language, tools)
+    template, phrasing = choose(rng, f"{language}/direct", EN if language == "en" else ZH, withheld)
+    text = decapitalise(rng, template).format(f=name, a=listed)
+    return text, phrasing, made, name, arguments
+
+
+def invent(rng: Random, language: Language, tools: int) -> tuple[list[Tool], str, dict[str, Any], str]:
+    """`tools` invented tools, the one that is called, its arguments, and how the user lists them."""
     made = [_invent(rng, language) for _ in range(tools)]
     tool = rng.choice(made)
     function = tool["function"]
@@ -42,9 +50,7 @@ def draw(
     )
     joiner = rng.choice((", ", " and ") if language == "en" else ("，", "、"))
     listed = joiner.join(assign.format(name, value) for name, value in arguments.items())
-    template, phrasing = choose(rng, f"{language}/direct", EN if language == "en" else ZH, withheld)
-    text = decapitalise(rng, template).format(f=function["name"], a=listed)
-    return text, phrasing, made, function["name"], arguments
+    return made, str(function["name"]), arguments, listed
 
 
 def _invent(rng: Random, language: Language) -> Tool:

@@ -32,12 +32,12 @@ ZH_GET = (
     "我让你记的{k}是什么？", "请把{k}念给我听", "之前告诉过你的{k}是什么", "看看记忆里的{k}", "名为{k}的笔记内容是什么？", "提醒我一下我的{k}", "找出我存的{k}", "给我{k}", "从记忆中读出{k}", "我存过{k}，内容是什么？",
     "请问我的{k}是？", "{k}，你记得吗？", "想一下我的{k}是什么", "把保存的{k}给我",
 )  # fmt: skip
-_EN_KEYS = (
+EN_KEYS = (
     "wifi password", "locker code", "favorite color", "phone number", "birthday", "dog's name", "parking spot", "blood type", "shoe size", "door code",
     "flight number", "meeting room", "office address", "account number", "favorite food", "sister's name", "project deadline", "server name", "api key", "username",
     "seat number", "license plate", "order number", "bank", "doctor", "home town", "gate", "pin", "ticket number", "shirt size",
 )  # fmt: skip
-_ZH_KEYS = (
+ZH_KEYS = (
     "无线密码", "储物柜密码", "最喜欢的颜色", "电话号码", "生日", "小狗的名字", "停车位", "血型", "鞋码", "门禁密码",
     "航班号", "会议室", "办公地址", "账号", "最爱的食物", "妹妹的名字", "项目截止日", "服务器名", "密钥", "用户名",
     "座位号", "车牌号", "订单号", "银行", "医生", "家乡", "登机口", "取件码", "票号", "衣服尺码",
@@ -47,8 +47,8 @@ _ZH_KEYS = (
 def ask(rng: Random, language: Language, withheld: bool) -> Ask:
     """Store a value, or ask for one."""
     english = language == "en"
-    key = _key(rng, language)
-    value = _value(rng, language)
+    key = any_key(rng, language)
+    value = any_value(rng, language)
     shown_key, shown_value = key, value
     if rng.random() < 0.12:
         left, right = ('"', '"') if english else ("“", "”")
@@ -70,10 +70,10 @@ def ask(rng: Random, language: Language, withheld: bool) -> Ask:
     return Ask(text, phrasing, "memory_get", {"key": key}, value, answer, value)
 
 
-def _key(rng: Random, language: Language) -> str:
+def any_key(rng: Random, language: Language) -> str:
     drawn = rng.random()
     if drawn < 0.4:
-        return rng.choice(_EN_KEYS if language == "en" else _ZH_KEYS)
+        return rng.choice(EN_KEYS if language == "en" else ZH_KEYS)
     if drawn < 0.6:
         return words.identifier(rng)
     if language == "en":
@@ -83,7 +83,7 @@ def _key(rng: Random, language: Language) -> str:
     return words.word(rng, language) + rng.choice(("编号", "名称", "号码", "地址", "计划", "清单"))
 
 
-def _value(rng: Random, language: Language) -> str:
+def any_value(rng: Random, language: Language) -> str:
     drawn = rng.random()
     if drawn < 0.3:
         return words.random_string(rng)

@@ -70,7 +70,7 @@ _SYSTEM = {
     ),
     "zh": ("你是一个有用的助手。", "请简短回答。", "你是deepseek-tiny。", "合适时使用工具。", "请礼貌作答。", "你帮助工程师解决问题。", "用用户的语言回答。"),
 }  # fmt: skip
-_REFUSAL = {"en": "I have no tool for that.", "zh": "我没有可用的工具来完成这件事。"}
+REFUSAL = {"en": "I have no tool for that.", "zh": "我没有可用的工具来完成这件事。"}
 _ERRORS = (
     "out of range",
     "timeout",
@@ -138,6 +138,11 @@ def eval_draws(
 def is_held_out(user_text: str) -> bool:
     """Whether `user_text` belongs to evaluation: a sixteenth of all texts, chosen by their CRC-32."""
     return zlib.crc32(user_text.encode()) % 16 == 0
+
+
+def draw_basic(rng: Random, kind: str, language: Language, withheld: bool) -> Sample:
+    """One sample of a kind of `stage_mix`."""
+    return _draw(rng, kind, language, withheld)
 
 
 def _draw(rng: Random, kind: str, language: Language, withheld: bool, family: str | None = None) -> Sample:
@@ -226,7 +231,7 @@ def _no_call(rng: Random, language: Language, withheld: bool) -> Sample:
         tools = schema.toolbox(rng, None, count, language)
     else:
         ask = ASKS[rng.choice(tuple(ASKS))](rng, language, withheld)
-        text, answer, phrasing = ask.text, _REFUSAL[language], ask.phrasing
+        text, answer, phrasing = ask.text, REFUSAL[language], ask.phrasing
         fact = answer
         tools = schema.toolbox(rng, None, count if rng.random() < 0.85 else 0, language, avoid=(ask.operation,))
     messages = (*_opening(rng, language), {"role": "user", "content": text}, {"role": "assistant", "content": answer})

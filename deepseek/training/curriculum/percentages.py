@@ -64,7 +64,7 @@ def ask(rng: Random, language: Language, withheld: bool) -> Ask:
         a, b = sorted((words.integer(rng, 5), words.integer(rng, 5)), key=int)
         slots, expression, value = {"a": a, "b": b}, f"{a} / {b} * 100", Decimal(a) / Decimal(b) * 100
     else:
-        n, p = words.number(rng, 6, 0.2), _percent(rng)
+        n, p = words.number(rng, 6, 0.2), percent(rng)
         factor, written = {
             "of": (Decimal(p), p),
             "more": (100 + Decimal(p), f"(100 + {p})"),
@@ -82,5 +82,5 @@ def ask(rng: Random, language: Language, withheld: bool) -> Ask:
     return Ask(text, phrasing, "calculate", {"expression": expression}, result, answer, result)
 
 
-def _percent(rng: Random) -> str:
+def percent(rng: Random) -> str:
     return str(rng.randint(1, 99)) if rng.random() < 0.8 else f"{rng.randint(0, 30)}.{rng.randint(1, 9)}"

@@ -51,8 +51,11 @@ SPECIAL_TOKENS: tuple[str, ...] = (
 )  # fmt: skip
 """DeepSeek's literals, in the order of their ids 0, 1, 2, …"""
 
+MISTAKE = "mistake"
+"""A field of an assistant message that is there to be corrected: it is rendered, and never learnt."""
+
 Language = Literal["en", "zh"]
-Kind = Literal["call", "reading", "no_call", "plain"]
+Kind = Literal["call", "reading", "no_call", "plain", "trajectory"]
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 
@@ -83,6 +86,15 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message that the assistant writes: what it sees before, and what is right. `calls`: exactly these, in order."""
+
+    prompt: tuple[Segment, ...]
+    calls: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    fact: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One conversation in OpenAI form, ending with the assistant message that `expected` describes.
 
@@ -110,6 +122,23 @@ class Sample:
         """All that the model sees before it writes the last assistant message."""
         return render(self.messages[:-1], self.tools, add_generation_prompt=True)
 
+    def turns(self) -> list[Turn]:
+        """What the assistant writes after the user's last words, message by message; mistakes are given, not asked."""
+        if self.kind != "trajectory":
+            wanted = self.expected
+            call = ((wanted.name, wanted.arguments),) if wanted.is_call else ()
+            return [Turn(tuple(self.prompt()), call, wanted.fact)]
+        first = 1 + max(place for place, message in enumerate(self.messages) if message["role"] == "user")
+        out = []
+        for place, message in enumerate(self.messages[first:], first):
+            if message["role"] != "assistant" or message.get(MISTAKE):
+                continue
+            functions = [call["function"] for call in message.get("tool_calls") or ()]
+            calls = tuple((function["name"], json.loads(function["arguments"])) for function in functions)
+            prompt = tuple(render(self.messages[:place], self.tools, add_generation_prompt=True))
+            out.append(Turn(prompt, calls, "" if calls else self.expected.fact))
+        return out
+
 
 def render(
     messages: Iterable[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = False
@@ -131,17 +160,18 @@ def render(
             if after_user:
                 _put(out, (ASSISTANT, True), (END_THINK, True), loss=False)
             after_user = False
-            _put(out, (content, False), loss=True)
+            own = not message.get(MISTAKE)
+            _put(out, (content, False), loss=own)
             calls = message.get("tool_calls") or []
             if calls:
-                _put(out, (CALLS_BEGIN, True), loss=True)
+                _put(out, (CALLS_BEGIN, True), loss=own)
                 for call in calls:
                     function = call["function"]
                     arguments = dump_arguments(function["arguments"])
-                    _put(out, (CALL_BEGIN, True), (function["name"], False), (TOOL_SEP, True), loss=True)
-                    _put(out, (arguments, False), (CALL_END, True), loss=True)
-                _put(out, (CALLS_END, True), loss=True)
-            _put(out, (EOS, True), loss=True)
+                    _put(out, (CALL_BEGIN, True), (function["name"], False), (TOOL_SEP, True), loss=own)
+                    _put(out, (arguments, False), (CALL_END, True), loss=own)
+                _put(out, (CALLS_END, True), loss=own)
+            _put(out, (EOS, True), loss=own)
         elif role == "tool":
             after_user = False
             _put(out, (OUTPUT_BEGIN, True), (content, False), (OUTPUT_END, True), loss=False)
@@ -236,9 +266,13 @@ def text_of(segments: Sequence[Segment]) -> str:
 
 def tool_call_message(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """An assistant message that makes one call, in OpenAI form."""
-    function = {"name": name, "arguments": dump_arguments(arguments)}
-    return {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
-    }
+    return tool_calls_message([(name, arguments)])
+
+
+def tool_calls_message(calls: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """An assistant message that makes `calls`, in OpenAI form."""
+    made = [
+        {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": dump_arguments(arguments)}}
+        for index, (name, arguments) in enumerate(calls)
+    ]
+    return {"role": "assistant", "content": None, "tool_calls": made}

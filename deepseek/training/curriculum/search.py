@@ -31,12 +31,12 @@ def ask(rng: Random, language: Language, withheld: bool) -> Ask:
     english = language == "en"
     query = words.topic(rng, language)
     text, phrasing = compose(rng, language, "search", EN if english else ZH, withheld, q=query)
-    result = _snippet(rng, language)
+    result = snippet(rng, language)
     answer = f"I found this: {result}" if english else f"我查到：{result}"
     return Ask(text, phrasing, "search", {"query": query}, result, answer, result)
 
 
-def _snippet(rng: Random, language: Language) -> str:
+def snippet(rng: Random, language: Language) -> str:
     """One line of a result page. What it says is invented: it is there to be copied."""
     noun, name = words.noun(rng, language), words.name(rng, language)
     count = words.integer(rng, 4)

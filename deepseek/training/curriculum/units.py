@@ -26,7 +26,7 @@ UNITS: dict[str, dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         "kg": ("1", ("kilograms", "kilos", "kg"), ("公斤", "千克", "kg")),
         "g": ("0.001", ("grams", "g"), ("克", "g")),
         "lb": ("0.45359237", ("pounds", "lb"), ("磅", "lb")),
-        "oz": ("0.0283495", ("ounces", "oz"), ("盎司",)),
+        "oz": ("0.028349523125", ("ounces", "oz"), ("盎司",)),
         "t": ("1000", ("tonnes", "metric tons"), ("吨",)),
     },
     "volume": {
@@ -95,13 +95,13 @@ def ask(rng: Random, language: Language, withheld: bool) -> Ask:
         "t": str(rng.choice(table[target][names])),
     }
     text, phrasing = compose(rng, language, "units", EN if language == "en" else ZH, withheld, **slots)
-    result = plain(_convert(dimension, Decimal(value), source, target))
+    result = plain(converted(dimension, Decimal(value), source, target))
     arguments = {"value": float(value) if "." in value else int(value), "from": source, "to": target}
     answer = f"{value} {source} = {result} {target}"
     return Ask(text, phrasing, "convert", arguments, result, answer, result)
 
 
-def _convert(dimension: str, value: Decimal, source: str, target: str) -> Decimal:
+def converted(dimension: str, value: Decimal, source: str, target: str) -> Decimal:
     if dimension == "temperature":
         celsius = {"C": value, "F": (value - 32) * 5 / 9, "K": value - Decimal("273.15")}[source]
         return {"C": celsius, "F": celsius * 9 / 5 + 32, "K": celsius + Decimal("273.15")}[target]

@@ -11,11 +11,12 @@ from random import Random
 from deepseek.training.curriculum.sample import Language
 
 
-def _split(listed: str) -> tuple[str, ...]:
+def split(listed: str) -> tuple[str, ...]:
+    """The words of a list that is written as one text."""
     return tuple(listed.split())
 
 
-EN_NOUNS = _split(
+EN_NOUNS = split(
     "apple river engine garden bicycle window mountain coffee camera printer battery keyboard forest bridge market "
     "school hospital airport hotel museum library kitchen island desert ocean planet rocket satellite robot computer "
     "database server network compiler kernel cache scheduler token model agent plugin protein vaccine virus cell "
@@ -28,26 +29,26 @@ EN_NOUNS = _split(
     "weather climate energy solar wind nuclear hydrogen steel copper gold silver diamond crystal glass paper plastic "
     "song dance festival holiday wedding birthday gift flower rose tulip oak pine bamboo moon star comet galaxy"
 )
-EN_ADJECTIVES = _split(
+EN_ADJECTIVES = split(
     "best cheap new old fast slow quiet bright dark heavy light small large tiny famous modern ancient healthy easy "
     "simple free open secure popular wild fresh green blue red white black golden digital electric wireless portable "
     "organic vegan local global public private early late warm cold dry wet deep high low long short strong soft"
 )
-EN_PLACES = _split(
+EN_PLACES = split(
     "Paris London Berlin Madrid Rome Vienna Oslo Dublin Athens Cairo Nairobi Lagos Mumbai Delhi Tokyo Osaka Seoul "
     "Beijing Shanghai Singapore Bangkok Hanoi Jakarta Sydney Toronto Chicago Boston Seattle Denver Lima Bogota Quito "
     "Santiago Brazil Mexico Canada France Germany Italy Spain Poland Norway Sweden Finland Japan China India Kenya "
     "Egypt Turkey Greece Portugal Iceland Vietnam Peru Chile"
 )
-EN_NAMES = _split(
+EN_NAMES = split(
     "Alice Bob Carol David Emma Frank Grace Henry Irene Jack Karen Leo Maria Nina Oscar Paul Quinn Rosa Sam Tina "
     "Victor Wendy Xavier Yuki Zoe Ahmed Chen Diego Fatima Hana Ivan Lin Mei Omar Priya Ravi Sara Tom Uma Wei"
 )
-EN_VERBS = _split(
+EN_VERBS = split(
     "fix build clean cook grow learn paint repair sell buy choose install remove store measure draw plant train "
     "write read translate record share protect move carry test update charge print wash"
 )
-ZH_NOUNS = _split(
+ZH_NOUNS = split(
     "苹果 河流 发动机 花园 自行车 窗户 高山 咖啡 相机 打印机 电池 键盘 森林 大桥 市场 学校 医院 机场 酒店 博物馆 图书馆 厨房 海岛 沙漠 "
     "海洋 行星 火箭 卫星 机器人 电脑 数据库 服务器 网络 编译器 内核 缓存 模型 智能体 插件 蛋白质 疫苗 病毒 细胞 钢琴 吉他 小提琴 音乐会 "
     "电影 小说 诗歌 绘画 雕塑 足球 网球 象棋 马拉松 选举 税收 预算 工资 房贷 保险 合同 护照 签证 车票 火车 地铁 渡轮 隧道 港口 灯塔 城堡 "
@@ -56,19 +57,19 @@ ZH_NOUNS = _split(
     "哲学 语法 语言 天气 气候 能源 太阳能 风能 核能 氢气 钢铁 铜 黄金 白银 钻石 水晶 玻璃 纸张 塑料 歌曲 舞蹈 节日 假期 婚礼 生日 礼物 鲜花 "
     "玫瑰 松树 竹子 月亮 星星 彗星 银河 股票 基金 汇率 高铁 航班 快递 手机 耳机 游戏 短视频 论文 考试 作业 宠物 猫 狗 兔子 金鱼"
 )
-ZH_ADJECTIVES = _split(
+ZH_ADJECTIVES = split(
     "最好的 便宜的 新的 老的 快速的 安静的 明亮的 小型 大型 著名的 现代 古代 健康的 简单的 免费的 开源 安全的 流行的 野生 新鲜的 绿色 "
     "蓝色 红色 白色 黑色 金色 数字 电动 无线 便携 有机 素食 本地 全球 公共 私人 早期 晚期 温暖的 寒冷的 干燥的 深海 高端 低价 长途 短途"
 )
-ZH_PLACES = _split(
+ZH_PLACES = split(
     "北京 上海 广州 深圳 杭州 南京 成都 重庆 武汉 西安 天津 苏州 青岛 大连 厦门 昆明 长沙 郑州 哈尔滨 拉萨 香港 澳门 台北 东京 首尔 曼谷 "
     "新加坡 巴黎 伦敦 柏林 罗马 纽约 悉尼 开罗 中国 日本 韩国 法国 德国 英国 美国 加拿大 巴西 印度 埃及 西班牙 意大利 俄罗斯 云南 四川 海南 新疆"
 )
-ZH_NAMES = _split(
+ZH_NAMES = split(
     "张伟 王芳 李娜 刘洋 陈静 杨帆 赵磊 黄丽 周杰 吴敏 徐强 孙悦 马超 朱琳 胡军 郭涛 何平 高峰 林峰 罗兰 郑爽 梁雨 谢军 宋佳 唐宁 "
     "许晴 邓超 冯远 韩雪 曹阳 小明 小红 小刚 小丽 阿强 老王 老李"
 )
-ZH_VERBS = _split(
+ZH_VERBS = split(
     "修理 制作 清洗 烹饪 种植 学习 选择 安装 拆除 保存 测量 训练 书写 阅读 翻译 录制 分享 保护 更新 充电 打印 养护 购买 出售"
 )
 
@@ -89,10 +90,10 @@ _FILLER_HAN = "".join(
         )
     )
 )
-_ONSETS = _split(
+_ONSETS = split(
     "b c d f g h j k l m n p r s t v w z br bl ch cl cr dr fl fr gl gr pl pr qu sc sh sl sp st str th tr wh y"
 )
-_VOWELS = _split("a e i o u a e i o u ai ea ee ou oo ie")
+_VOWELS = split("a e i o u a e i o u ai ea ee ou oo ie")
 _CODAS = ("", "", "", "", "n", "r", "s", "t", "l", "m", "ck", "nd", "ng", "st", "x", "p", "d")
 _ENDINGS = ("", "", "", "", "s", "er", "ing", "ed", "tion", "ment", "ly", "al", "ity", "ness", "able", "ist", "age")
 
