@@ -67,8 +67,10 @@ class DynamicConfig(_Section):
 
     floor, ceiling, initial: of the limit; initial: the ceiling, if not given. Keep the ceiling below what the engine
     runs and queues together, so that the lowest tier is refused before the engine refuses everybody.
-    tolerance: times the usual time per prompt token that is not yet called overload. smoothing: share of a step that is
-    taken. queue: choices above what fits that are tried, at least; the square root of the limit, if that is more.
+    unhurried_s: while first tokens come within so long on average, the limit does not fall: many at once take longer than
+    few on any engine, and nobody minds. tolerance: times the usual time per prompt token that is not yet called overload.
+    smoothing: share of a step that is taken. queue: choices above what fits that are tried, at least; the square root of
+    the limit, if that is more.
     baseline_windows: over how many windows the usual time is averaged. window_s, window_samples: a window lasts at least
     so long, and has at least so many first tokens unless it becomes ten times as long.
     headroom: share of the limit that the lowest tier may not borrow; those between it and the highest, in proportion.
@@ -80,6 +82,7 @@ class DynamicConfig(_Section):
     initial: Annotated[int, Field(ge=1)] | None = None
     tolerance: Annotated[float, Field(ge=1, le=10)] = 1.5
     smoothing: Annotated[float, Field(gt=0, le=1)] = 0.2
+    unhurried_s: Annotated[float, Field(ge=0, le=3600)] = 0.1
     queue: Annotated[int, Field(ge=1)] = 4
     baseline_windows: Annotated[int, Field(ge=10)] = 600
     window_s: Seconds = 0.5

@@ -8,9 +8,10 @@ since it follows the length of the answer. The engine says how long a request wa
 the original can: `usual` is averaged over the time without that wait, `now` has it. A queue that stays is therefore
 never taken for usual. Sums are taken over a window of requests, since a wait does not grow with one's own prompt.
 
-In two more things this differs. The limit begins at its ceiling, and does not have to be earned; so a queue lowers it
+In three more things this differs. The limit begins at its ceiling, and does not have to be earned; so a queue lowers it
 even where little of it is used (the original does nothing below half). Growth is by the square root of the limit, so
-that a large one recovers as fast as a small one.
+that a large one recovers as fast as a small one. And while first tokens come soon in absolute terms, nothing lowers it:
+thirty at once take longer than one alone on any engine.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Gradient2:
         if little_used and queued <= service:
             return
         gradient = min(1.0, max(0.5, config.tolerance * self.usual / max(service + queued, 1e-12)))
+        if self.wait_s < config.unhurried_s:
+            gradient = 1.0
         wanted = self.limit * gradient + max(config.queue, math.sqrt(self.limit))
         moved = (1 - config.smoothing) * self.limit + config.smoothing * wanted
         if little_used:

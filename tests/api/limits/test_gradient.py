@@ -126,3 +126,12 @@ def test_whatever_the_engine_says_the_limit_keeps_its_bounds(samples: list[tuple
     for queued_s, service_s, tokens, in_flight in samples:
         feed(gradient, 1, queued_s, service_s, in_flight, tokens)
         assert 16 <= gradient.limit <= 256
+
+
+def test_first_tokens_that_come_soon_lower_nothing_however_much_later_than_usual_they_are() -> None:
+    gradient = law(unhurried_s=0.1)
+    feed(gradient, 50, 0.0, 0.0005, 1)
+    feed(gradient, 50, 0.03, 0.03, 32)  # a hundred times the usual
+    assert gradient.limit == 256
+    feed(gradient, 50, 0.1, 0.03, 250)
+    assert gradient.limit < 128
