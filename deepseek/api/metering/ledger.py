@@ -1,5 +1,9 @@
 """The ledger's way to disk where no budget is involved: rows that come while a commit runs go into the next one together,
-as one statement, and all wait for one future."""
+as one statement, and all wait for one future.
+
+A commit costs as much processor time as half a request. So when rows come fast, the first of a group waits a few
+milliseconds for others; when they do not, it is written at once.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,13 @@ from deepseek.core.errors import StoreError
 log = logging.getLogger("deepseek.api")
 
 
+FAST_S = 0.0015
+"""Rows come fast where there is less between them, on average."""
+GATHER_S = 0.003
+_REMEMBERED = 16
+"""Rows over which that is averaged."""
+
+
 class _Batch:
     __slots__ = ("claims", "late", "rows", "written")
 
@@ -38,6 +49,7 @@ class Ledger:
     def __init__(self, writer: Writer, again: Callable[[Work[object]], None]) -> None:
         self._writer, self._again = writer, again
         self._gathering: _Batch | None = None
+        self._gap_s, self._last = 1.0, 0.0
         self._lock = threading.Lock()
 
     def append(self, row: Row, claim: Claim | None = None) -> asyncio.Future[None]:
@@ -46,6 +58,9 @@ class Ledger:
         It fails with StoreError where that could not be done, or not in time; the row is then tried again by itself.
         """
         loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._gap_s += (min(now - self._last, 0.05) - self._gap_s) / _REMEMBERED
+        self._last = now
         with self._lock:
             batch = self._gathering
             new = batch is None
@@ -53,7 +68,9 @@ class Ledger:
                 batch = self._gathering = _Batch(loop)
             batch.rows.append(row)
             batch.claims.append(claim)
-        if new:
+        if new and self._gap_s < FAST_S:
+            loop.call_later(GATHER_S, self._submit, loop, batch)
+        elif new:
             self._submit(loop, batch)
         return batch.written
 

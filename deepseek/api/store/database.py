@@ -37,6 +37,7 @@ MAX_WAITING_READS = 1024
 REPORTERS = 2
 MAX_WAITING_REPORTS = 64
 BUSY_TIMEOUT_MS = 5000
+JOURNAL_PAGES = 8192
 READ_TIMEOUT_S = 10.0
 REPORT_TIMEOUT_S = 10.0
 OPS_BETWEEN_LOOKS = 20_000
@@ -247,6 +248,8 @@ def _prepare_sqlite(driver: Any, record: object) -> None:
         f"busy_timeout={BUSY_TIMEOUT_MS}",
         "journal_mode=WAL",
         "synchronous=FULL",
+        # Whoever's commit makes the journal longer than this waits for what is in it to be moved into the file: seldom.
+        f"wal_autocheckpoint={JOURNAL_PAGES}",
         "foreign_keys=ON",
     ):
         driver.execute(f"PRAGMA {pragma}").close()
