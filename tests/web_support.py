@@ -34,6 +34,8 @@ class WebServer:
                         route(self)
                 self.close_connection = True
 
+            do_POST = do_GET
+
             def log_message(self, *given: Any) -> None:
                 return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deepseek.tenancy import TenantContext
 from deepseek.tenancy.documents import DocumentIndex, Indexed
 from deepseek.tenancy.documents.reading import MAX_FILE_BYTES
 
+KEY_VARIABLE = "DEEPSEEK_EMBEDDINGS_KEY"
 MAX_DOCUMENT_CHARS = 8 << 20
 SHOWN_SKIPPED = 10
 
@@ -31,7 +33,6 @@ def run(
     limit: int,
     embeddings: str | None,
     embedding_model: str,
-    api_key: str | None,
     json_output: bool,
 ) -> None:
     """One command. Raises DeepSeekError."""
@@ -39,7 +40,7 @@ def run(
         raise ConfigError("nothing to do", where="deepseek index", expected="a PATH, or --search TEXT")
     if path is None and remove:
         raise ConfigError("there is nothing to remove", where="--remove", expected="a PATH")
-    embedder = RemoteEmbedder(embeddings, embedding_model, api_key) if embeddings else None
+    embedder = RemoteEmbedder(embeddings, embedding_model, os.environ.get(KEY_VARIABLE)) if embeddings else None
     index = DocumentIndex(root=data, embedder=embedder)
     console = Console(stderr=True)
     try:
@@ -102,5 +103,7 @@ def _search(index: DocumentIndex, query: str, limit: int, json_output: bool) -> 
 
 
 def _shown(number: int, passage: Passage) -> str:
-    text = "\n".join(f"    {line}" for line in passage.text.splitlines() if line.strip())
-    return f"[{number}] {passage.name} ({passage.start}-{passage.end})\n{text}"
+    """Without control characters, which a terminal would obey."""
+    lines = (f"    {line}" for line in passage.text.splitlines() if line.strip())
+    text = "\n".join([f"[{number}] {passage.name} ({passage.start}-{passage.end})", *lines])
+    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)

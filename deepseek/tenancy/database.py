@@ -233,6 +233,7 @@ def _connected(path: Path, limits: QueryLimits, *, read_only: bool) -> sqlite3.C
     )
     if read_only:
         connection.execute("PRAGMA query_only = on")
+        connection.execute("PRAGMA schema_version").fetchone()  # reads the file, so that what is none is told now
         return connection
     connection.execute("PRAGMA journal_mode = wal")
     connection.execute("PRAGMA synchronous = normal")
