@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from deepseek.agent.agent import Agent, Closable
 from deepseek.agent.decision.limits import Limits, Prices
 from deepseek.agent.execution.cache import ToolCache
-from deepseek.agent.execution.executor import Executor
+from deepseek.agent.execution.executor import Executor, ToolHooks
 from deepseek.agent.execution.registry import ToolRegistry
 from deepseek.agent.execution.tool import Tool, Toolset
 from deepseek.agent.memory import Memory
@@ -233,15 +233,16 @@ def build_agent(
     model: LanguageModel | None = None,
     store: EventStore | None = None,
     toolsets: Sequence[Toolset] = (),
+    hooks: ToolHooks | None = None,
     _above: tuple[Path, ...] = (),
 ) -> Agent:
-    """As `load_agent`, of a configuration at hand. directory: what its files are relative to."""
+    """As `load_agent`, of a configuration at hand. directory: what its files are relative to. hooks: around its tools."""
     directory = directory or Path.cwd()
     if store is None and (config.record or config.memory):
         store = EventStore()
     model = model or _model(config)
     sets = [*toolsets, *_toolsets(config, directory, model, store, _above)]
-    executor = Executor(sets, cache=ToolCache() if config.cache else None)
+    executor = Executor(sets, cache=ToolCache() if config.cache else None, hooks=hooks)
     memory = None
     if config.memory and store is not None:
         memory = Memory(store, config.memory.most_chars, config.memory.keep)

@@ -20,6 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from deepseek.api import admin, probes
+from deepseek.api.agents import routes as agents
+from deepseek.api.agents.runs import AgentRuns
 from deepseek.api.dialects import anthropic, generate, openai, openai_routes
 from deepseek.api.dialects.anthropic_dialect import EVENTS, MessageResponse, TokenCount
 from deepseek.api.dialects.anthropic_request import CountRequest, MessagesRequest
@@ -71,6 +73,7 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
         if state.plugin_watch is not None:
             await state.plugin_watch.stop()
         await state.batches.close()
+        await state.runs.close()
         await state.lifecycle.close()
         await state.plugins.close()
         await state.meter.stop()
@@ -90,6 +93,7 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
     )
     app.state.server = state
     state.batches = BatchRunner(state, openai_routes.BATCHED)
+    state.runs = AgentRuns(state)
     app.add_middleware(Envelope, state=state)
 
     _post(app, "/v1/generate", generate.generate, "GenerateRequest", generate.GenerateResponse)
@@ -100,6 +104,7 @@ def create_app(state: ServerState, pages: Mapping[str, Path] | None = None) -> F
     one_model = {200: {"model": openai.ModelCard | openai.AnthropicModelCard}, **_problems(404)}
     _get(app, "/v1/models/{model:path}", openai.show_model, one_model, parameters=[openai.MODEL_PARAMETER])
     openai_routes.add_routes(app)
+    agents.add_routes(app)
     usage.add_routes(app)
     admin.add_routes(app)
     _get(app, "/healthz", probes.healthz, {200: {"model": probes.Health}})
@@ -192,6 +197,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         ProblemModel,
         *admin.BODIES,
         *openai_routes.BODIES,
+        *agents.BODIES,
     )
     _, models = models_json_schema(
         [(model, "validation") for model in bodies],

@@ -13,6 +13,7 @@
     budgets: [{scope: tenant, name: acme, period: month, money: 500}]
     limits: {dynamic: {ceiling: 256}}
     grpc: {port: 9090, certificate: tls/cert.pem, key: tls/key.pem}
+    agents: [agents/helper.yaml]                 # served at /v1/agents; see deepseek.agent.config
     plugins: [{name: web_search, params: {api_key: "${env:SEARCH_KEY}", trigger_words: [search]}}]
 
 Unknown fields, and fields given twice, are refused by name. `${env:NAME}` stands for an environment variable in the
@@ -99,6 +100,7 @@ class PlatformConfig(_Section):
     limits: LimitConfig = LimitConfig()
     grpc: GrpcConfig | None = None
     plugins: tuple[PluginConfig, ...] = ()
+    agents: list[Annotated[str, Field(min_length=1)]] = []
 
     def tiers_of(self, where: str = "configuration") -> Tiers:
         """The tiers of the product, changed and added to. Raises ConfigError."""
@@ -194,6 +196,8 @@ def _beside(config: PlatformConfig, directory: Path) -> PlatformConfig:
         named = getattr(config, field)
         if named is not None:
             changes[field] = absolute(named)
+    if config.agents:
+        changes["agents"] = [absolute(file) for file in config.agents]
     if config.grpc is not None and config.grpc.certificate is not None and config.grpc.key is not None:
         pair = {"certificate": directory / config.grpc.certificate, "key": directory / config.grpc.key}
         changes["grpc"] = config.grpc.model_copy(update=pair)

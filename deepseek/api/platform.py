@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepseek.api.admin import KeyAdmin
+from deepseek.api.agents.configured import AgentsConfig, read_agents
 from deepseek.api.config import PlatformConfig, load
 from deepseek.api.grpc.config import GrpcConfig
 from deepseek.api.idempotency_store import IdempotencyStore
@@ -42,6 +43,7 @@ from deepseek.api.tiers import Tiers
 from deepseek.core.errors import ConfigError
 from deepseek.plugins.manager import PluginManager
 from deepseek.plugins.reload import ConfigWatch
+from deepseek.tenancy.documents import offer as offer_documents
 
 if TYPE_CHECKING:
     from deepseek.api.identity.tokens import TokenVerifier
@@ -71,6 +73,7 @@ class Platform:
     adapters: Mapping[str, str] = field(default_factory=dict)
     plugins: PluginManager = field(default_factory=PluginManager)
     plugin_watch: ConfigWatch | None = None
+    agents: AgentsConfig = field(default_factory=AgentsConfig)
     closing: ExitStack = field(default_factory=ExitStack)
 
     def state_fields(self) -> dict[str, Any]:
@@ -100,11 +103,15 @@ def open_platform(
     where: the configuration's file, for errors. watched: it, if its plugins are to be read again when it changes.
     Raises ConfigError where the server must not start like this, and StoreError where the database does not answer.
     """
+    offer_documents()
     plugins = PluginManager(config.plugins, where=f"{where or 'configuration'}: plugins")
+    agents = read_agents(config.agents, f"{where or 'configuration'}: agents")
     platform = _open_database(config, host=host, database=database, require_keys=require_keys, where=where)
-    platform.plugins = plugins
+    platform.plugins, platform.agents = plugins, agents
     if plugins.plugins:
         platform.rows.append(("plugins", ", ".join(plugin.name for plugin in plugins.plugins)))
+    if agents.agents:
+        platform.rows.append(("agents", ", ".join(agents.agents)))
     if watched is not None:
         file = watched
         platform.plugin_watch = ConfigWatch(file, lambda: load(file).plugins, plugins)

@@ -65,6 +65,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "head-timeout": (408, "The head did not arrive in time"),
     "cancelled": (409, "The request was cancelled"),
     "in-use": (409, "It is in use"),
+    "not-resumable": (409, "It does not wait for that"),
     "not-cancellable": (409, "It has ended already"),
     "duplicate-request": (409, "A request with this id is running"),
     "idempotency-key-in-use": (409, "The request with this key still runs"),

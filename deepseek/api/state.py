@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from deepseek.api.agents.configured import AgentsConfig
 from deepseek.api.idempotency_store import IdempotencyStore
 from deepseek.api.identity.caller import Caller, Identifier, LocalIdentifier
 from deepseek.api.kept.shelf import Shelf
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from deepseek.api.admin import KeyAdmin
 
 if TYPE_CHECKING:
+    from deepseek.api.agents.runs import AgentRuns
     from deepseek.api.dialects.responses import RunningResponse
     from deepseek.api.kept.runner import BatchRunner
 
@@ -129,6 +131,7 @@ class ServerState:
     limits: bounds of connections and of load; overload: what is in flight, and who gives way when it is too much.
     shelf: where answers, files and batches of tenants are kept; by default for as long as the server runs.
     responses: those to be kept that are being made, by tenant and id. batches: what runs them; set by `create_app`.
+    agents: those that are served. runs: of them; set by `create_app`.
     created: when this server started to serve, in seconds since 1970.
     plugins: those that look at prompts and answers; plugin_watch: what reads their configuration again, if anything.
     """
@@ -155,8 +158,10 @@ class ServerState:
     shelf: Shelf = field(default_factory=Shelf)
     plugins: PluginManager = field(default_factory=PluginManager)
     plugin_watch: ConfigWatch | None = None
+    agents: AgentsConfig = field(default_factory=AgentsConfig)
     responses: dict[tuple[str, str], RunningResponse] = field(default_factory=dict)
     batches: BatchRunner = field(init=False)
+    runs: AgentRuns = field(init=False)
     overload: Overload = field(init=False)
     metrics: Metrics = field(init=False)
     lifecycle: Lifecycle = field(init=False)

@@ -339,6 +339,41 @@ def usage(
 
 
 @app.command()
+def index(
+    path: Annotated[
+        Path | None, typer.Argument(help="A file or folder: what changed is read again, what is gone is removed.")
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="Whose documents.")] = "local",
+    search: Annotated[str | None, typer.Option(help="Then show the passages that fit this question.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=50, help="With --search: passages to show.")] = 5,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the file or folder out.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="The data directory; default: $DEEPSEEK_DATA, or this user's own.")
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="Find by meaning too: an address up to /v1; its key is in $DEEPSEEK_EMBEDDINGS_KEY."),
+    ] = None,
+    embedding_model: Annotated[str, typer.Option(help="With --embeddings: the model to ask for.")] = "builtin",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Put documents into a tenant's index, for the retrieval plugin and the agent's tools."""
+    from deepseek.cli.index import run
+
+    run(
+        path,
+        tenant=tenant,
+        data=data,
+        search=search,
+        remove=remove,
+        limit=limit,
+        embeddings=embeddings,
+        embedding_model=embedding_model,
+        json_output=json_output,
+    )
+
+
+@app.command()
 def doctor() -> None:
     """Show what this machine offers and what deepseek makes of it."""
     from deepseek.cli.doctor import run
