@@ -65,11 +65,10 @@ def test_what_a_crash_charges_does_not_run_again_under_its_key(tmp_path: Path) -
     database = tmp_path / "control.db"
     body = {"model": "deepseek-7b", "prompt": "a" * 10, "max_tokens": 5000, "stream": True}
     keyed = WHO | {"idempotency-key": "k-1"}
-    with (
-        process(database, 100_000) as (_, url),
-        requests.post(f"{url}/v1/generate", json=body, headers=keyed, stream=True, timeout=20) as answer,
-    ):
+    with process(database, 100_000) as (_, url):
+        answer = requests.post(f"{url}/v1/generate", json=body, headers=keyed, stream=True, timeout=20)
         next(answer.iter_lines())
+    answer.close()  # after the server's death: to leave it before would be a cancelled request
     with process(database, 100_000) as (_, url):
         again = requests.post(f"{url}/v1/generate", json=body, headers=keyed, timeout=20)
         assert (again.status_code, again.headers["x-should-retry"]) == (409, "false")

@@ -150,11 +150,12 @@ def test_a_real_interrupt_passes(inline: bool) -> None:
 
     run = Run(registry_of(interrupted_at_once, inline=True) if inline else registry_of(interrupted))
     loop = asyncio.new_event_loop()  # unlike asyncio.run it leaves SIGINT to Python
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
     try:
         with pytest.raises(KeyboardInterrupt):
             loop.run_until_complete(run.executor.run([call("interrupted_at_once" if inline else "interrupted")]))
     finally:
+        signal.signal(signal.SIGINT, before)
         loop.close()
 
 
