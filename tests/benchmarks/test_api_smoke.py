@@ -46,7 +46,9 @@ def test_each_part_is_measured_by_itself(api: ModuleType, capsys: pytest.Capture
     document = document_of(api, capsys, part)
     assert not document["not_measured"] and document["results"]
     assert all(name.startswith(("gRPC" if part == "grpc" else part).removesuffix("s")) for name in document["results"])
-    assert all(row["ours"] >= 0 or part == "memory" for row in document["results"].values())
+    # Differences of two measurements may be anything at this size.
+    whole = {name: row["ours"] for name, row in document["results"].items() if "added" not in name}
+    assert all(value >= 0 or part == "memory" for value in whole.values())
     exact = {name: row["ours"] for name, row in document["results"].items() if "lost" in name or "beyond" in name}
     assert set(exact.values()) <= {0.0}
 
