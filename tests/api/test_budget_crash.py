@@ -40,10 +40,10 @@ def test_a_killed_server_charges_its_streams_at_their_last_slice_and_loses_nothi
         with requests.post(
             f"{url}/v1/generate", json=body | {"stream": True}, headers=WHO, stream=True, timeout=20
         ) as answer:
-            for line in answer.iter_lines():
+            lines = answer.iter_lines()  # kept: a reader that is dropped closes the connection
+            while seen <= 400:
+                line = next(lines)
                 seen += len(json.loads(line.removeprefix(b"data: "))["text"]) if line else 0
-                if seen > 400:
-                    break
             server.kill()
             server.wait()
     with process(database, 100_000) as (_, url):
@@ -67,7 +67,8 @@ def test_what_a_crash_charges_does_not_run_again_under_its_key(tmp_path: Path) -
     keyed = WHO | {"idempotency-key": "k-1"}
     with process(database, 100_000) as (_, url):
         answer = requests.post(f"{url}/v1/generate", json=body, headers=keyed, stream=True, timeout=20)
-        next(answer.iter_lines())
+        lines = answer.iter_lines()
+        next(lines)
     answer.close()  # after the server's death: to leave it before would be a cancelled request
     with process(database, 100_000) as (_, url):
         again = requests.post(f"{url}/v1/generate", json=body, headers=keyed, timeout=20)
@@ -81,11 +82,11 @@ def test_what_a_crash_charges_does_not_run_again_under_its_key(tmp_path: Path) -
 def test_after_a_crash_a_budget_is_not_forgiven(tmp_path: Path, cap: int) -> None:
     database = tmp_path / "control.db"
     body = {"model": "deepseek-7b", "prompt": "a" * 10, "max_tokens": 5000, "stream": True}
-    with (
-        process(database, cap) as (_, url),
-        requests.post(f"{url}/v1/generate", json=body, headers=WHO, stream=True, timeout=20) as answer,
-    ):
-        next(answer.iter_lines())
+    with process(database, cap) as (_, url):
+        answer = requests.post(f"{url}/v1/generate", json=body, headers=WHO, stream=True, timeout=20)
+        lines = answer.iter_lines()
+        next(lines)
+    answer.close()
     with process(database, cap) as (_, url):
         rest = requests.post(f"{url}/v1/generate", json=body | {"stream": False}, headers=WHO, timeout=20).json()
         assert rest["finish_reason"] == "budget"
