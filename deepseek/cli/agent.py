@@ -124,12 +124,8 @@ class _Session:
         return cls(agent, tenant, yes, quiet, screen)
 
     async def close(self) -> None:
-        """End the model's engine, and have everything on disk."""
-        close = getattr(self.agent.model, "close", None)
-        if close is not None:
-            await close()
-        if self.agent.store is not None:
-            await self.agent.store.flush()
+        """End what the agent owns: its engine, its servers, its store, which has everything on disk then."""
+        await self.agent.aclose()
 
     async def perceived(self, question: str, files: Sequence[Path], perceivers: Sequence[str]) -> str | Message:
         """The question, with the files that belong to it."""
